@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Linux, Python 3.10-3.13, no GPU needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(INSTALLED)  ## the whole way on real images, a few minutes on 2 cores
+	$(BIN)/deit-fast demo
+
+test: $(INSTALLED)  ## the test suite without what is marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)  ## the test suite with what is marked slow
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## lint, format, and types of the installed wheel
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/wheel build/typecheck
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	$(BIN)/python -m pip install -q --no-deps --target build/typecheck build/wheel/*.whl
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p deit_fast
+
+bench: $(INSTALLED)  ## throughput of loader and step on this machine, held against the budget
+	$(BIN)/deit-fast bench loader
+	$(BIN)/deit-fast bench step
+
+# An editable install maps four folders into one package (setup.py); its own build runs in the same environment.
+$(INSTALLED): setup.py constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else 'deit-fast needs Python 3.10-3.13, found ' + sys.version.split()[0] + '; set PYTHON=python3.12')"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[cuda12,demo,dev]"
+	touch $@
+
+clean:  ## removes what was built, not .venv and not runs/
+	rm -rf build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Throughput measurements: the loader, the training step, and the budget verdict."""

@@ -1,0 +1,107 @@
+"""`deit-fast bench loader|step`: a table of what was measured here, and how it stands against the budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deit_fast.budget import BUDGET_DEVICES, REQUIRED_IMAGES_PER_SECOND, projected_days
+from deit_fast.config import Config
+from deit_fast.config_file import add_config_arguments, config_as_dict, config_parser, parse_config
+from deit_fast.distributed import Ranks, process_group
+from deit_fast.environment import describe_environment
+
+from .timing import Timing
+
+PHOTOGRAPHS = Path("runs/bench/photographs")
+DEFAULT_RECIPES = {"loader": "deit_tiny", "step": "deit_tiny_distilled"}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parses, measures, shows; ValueError for wrong use."""
+    if not arguments or arguments[0] not in DEFAULT_RECIPES:
+        if arguments and arguments[0] in ("-h", "--help"):
+            Console().print("deit-fast bench loader|step [--help]", markup=False, highlight=False)
+            return 0
+        raise ValueError("bench takes what to measure: deit-fast bench loader, or deit-fast bench step")
+    what, *rest = arguments
+    parser = config_parser(f"deit-fast bench {what}", "Measures on this machine, in interleaved turns.")
+    parser.add_argument("--turns", type=int, default=5, help="measured turns of each contender, after one to warm up")
+    parser.add_argument("--images", type=int, default=640, help="images that are made when data.path is not given")
+    parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
+    add_config_arguments(parser)
+    if not any(argument.split("=")[0] == "--config" for argument in rest):
+        rest = ["--config", DEFAULT_RECIPES[what], *rest]
+    config, options = parse_config(parser, rest)
+    with process_group(config.runtime.device) as ranks:
+        if what == "loader":
+            title, timings = _loader(config, ranks, options)
+        else:
+            title, timings = _step(config, ranks, options)
+    rows = {name: timing.row() for name, timing in timings.items()}
+    show(title, rows)
+    if what == "step":
+        show_verdict(rows["whole step"]["images_per_second"], config, ranks)
+    if options.json:
+        record = {
+            "bench": what,
+            "rows": rows,
+            "config": config_as_dict(config),
+            "environment": describe_environment(ranks.device),
+        }
+        with Path(options.json).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    return 0
+
+
+def _loader(config: Config, ranks: Ranks, options: Any) -> tuple[str, dict[str, Timing]]:
+    from .loader import time_loader
+    from .photographs import write_photographs
+
+    source = config.data.path
+    if not config.data.path:
+        path = PHOTOGRAPHS.with_name(f"photographs-{options.images}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = replace(config, data=replace(config.data, path=str(write_photographs(path, options.images))))
+        source = f"{options.images} ImageNet-like JPEGs made from photographs of scikit-image and scikit-learn ({path})"
+    batch = config.runtime.batch_size_per_device
+    timings = time_loader(config, ranks, turns=options.turns, batches_per_turn=max(1, 256 // batch))
+    return f"loader, {config.model.image_size_px} px, batch {batch}: {source}", timings
+
+
+def _step(config: Config, ranks: Ranks, options: Any) -> tuple[str, dict[str, Timing]]:
+    from .step import time_step
+
+    timings = time_step(config, ranks, turns=options.turns)
+    batch = config.runtime.batch_size_per_device
+    return f"step on synthetic images, {config.model.name}, batch {batch}", timings
+
+
+def show(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Prints the table."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "images/s (median)", "min - max", "CPU-ms per image"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, row in rows.items():
+        spread = f"{row['images_per_second_min']:,.1f} - {row['images_per_second_max']:,.1f}"
+        table.add_row(name, f"{row['images_per_second']:,.1f}", spread, f"{row['cpu_ms_per_image']:.2f}")
+    Console(soft_wrap=True).print(table)
+
+
+def show_verdict(images_per_second: float, config: Config, ranks: Ranks) -> None:
+    """Holds a measured step against the budget, and says when the model is not the budget's."""
+    required = REQUIRED_IMAGES_PER_SECOND / BUDGET_DEVICES
+    text = (
+        f"required {REQUIRED_IMAGES_PER_SECOND:,.1f} images/s ({required:,.1f} per device on {BUDGET_DEVICES}); measured "
+        f"{images_per_second:,.1f} on one {ranks.device.type} device: {images_per_second / required:.3f} of its share, "
+        f"{projected_days(images_per_second):,.1f} days for 300 epochs of ImageNet-1k on this one device"
+    )
+    if not config.model.name.startswith("deit_base"):
+        text += f". The budget is DeiT-B's; this is {config.model.name}"
+    Console(soft_wrap=True).print(text, highlight=False)

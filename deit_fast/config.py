@@ -1,0 +1,197 @@
+"""The configuration tree: frozen dataclasses, one section a concern; the text under a field is its help.
+
+Functions take the section they need, never the whole tree. Derived values (global batch, scaled learning rate) are
+functions, not fields. Recipes in `recipes/` set every value that a published result depends on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are, and how they are read."""
+
+    path: str = ""
+    """Folder that holds `train/` and `val/`, each with one folder of images per class."""
+    repeats: int = 3
+    """Repeated augmentation: views of each image in one epoch; 1 turns it off (DeiT: 3)."""
+    decoder: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where JPEGs are decoded; auto: where the rest of the pipeline runs."""
+    num_threads: int | None = None
+    """CPU threads of the loader in this process; default: the CPU cores divided among the processes here."""
+    prefetch: int = 2
+    """Batches that are prepared ahead."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The student."""
+
+    name: str = "deit_base_distilled_patch16_224"
+    """A DeiT of this package (`deit_*`), or any model of timm by its name."""
+    image_size_px: int = 224
+    """Side of the square training and evaluation image, in pixels."""
+    drop_path_rate: float = 0.1
+    """Stochastic depth at the last block; it grows linearly from 0 at the first."""
+    init_checkpoint: str | None = None
+    """Weights to start from (fine-tuning): own, timm's or official file; a head of another shape is left out."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to a training image before mixing (timm's `create_transform`)."""
+
+    policy: Literal["rand", "none"] = "rand"
+    """rand: RandAugment; none: only crop and flip."""
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    """RandAugment in timm's notation: magnitude m of 10, its noise mstd, operations n, probability p."""
+    geometry: Literal["exact", "bilinear"] = "exact"
+    """Rotation, shear and translation: exact is Pillow's bicubic, as timm uses; bilinear is cheaper and not the recipe."""
+    crop_scale_min: float = 0.08
+    """Smallest area of the random resized crop, as a share of the image (the largest is 1)."""
+    flip_probability: float = 0.5
+    """Probability of a horizontal flip."""
+    erase_probability: float = 0.25
+    """Probability of random erasing (one rectangle of noise per pixel, after normalization)."""
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Mixup and CutMix, in timm's batch mode, per mixing group."""
+
+    mixup_alpha: float = 0.8
+    """Beta(a, a) of Mixup's lambda; 0 turns Mixup off."""
+    cutmix_alpha: float = 1.0
+    """Beta(a, a) of CutMix's lambda; 0 turns CutMix off."""
+    probability: float = 1.0
+    """Probability that a group is mixed at all."""
+    switch_probability: float = 0.5
+    """Probability of CutMix where both are on."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes."""
+    group_size: int = 128
+    """Images that share one draw of Mixup/CutMix; even, and divides the batch of a device."""
+    cutmix_box: Literal["official", "timm"] = "official"
+    """Box rounding: official is timm 0.3's (as DeiT was trained), timm is that of timm 1.x; see `mixing.cutmix_box`."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What the student learns from the teacher."""
+
+    kind: Literal["none", "soft", "hard"] = "none"
+    """hard: the teacher's top class is the distillation token's label; soft: Kullback-Leibler to its logits."""
+    alpha: float = 0.5
+    """Weight of the distillation loss; the label loss has 1 - alpha."""
+    temperature: float = 1.0
+    """Softens both distributions; soft distillation only."""
+    soft_normalization: Literal["official", "batchmean"] = "official"
+    """official divides the soft loss by batch x classes, batchmean by the batch alone."""
+    teacher: str = "regnety_160"
+    """Name of a timm model."""
+    teacher_checkpoint: str | None = None
+    """The teacher's weights (.safetensors, .pth); without it timm downloads the pretrained ones."""
+    teacher_image_size_px: int | None = None
+    """Side of the images that the teacher sees; default: as its weights were trained (timm's pretrained_cfg)."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer, learning rate and moving average of the weights."""
+
+    name: Literal["adamw"] = "adamw"
+    """Optimizer; fused where torch has it for the device."""
+    lr: float = 5e-4
+    """Peak learning rate, for a global batch of 512 when scale_lr is on."""
+    scale_lr: bool = True
+    """Multiply lr by global batch / 512."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay; not on vectors, biases, pos_embed and cls_token."""
+    decay_dist_token: bool = True
+    """Decay dist_token too, as the official code (timm 0.3) does; timm 1.x does not."""
+    clip_grad_norm: float | None = None
+    """Largest gradient norm; default: no clipping."""
+    ema_decay: float | None = 0.99996
+    """Decay per step of the moving average of the weights; null: none is kept."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over the epochs: linear warm-up, then cosine."""
+
+    epochs: int = 300
+    """Length of training in epochs."""
+    warmup_epochs: int = 5
+    """Epochs of linear warm-up."""
+    warmup_lr: float = 1e-6
+    """Learning rate at the start of the warm-up (not scaled by the batch)."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine (not scaled by the batch)."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on `val/`."""
+
+    crop_ratio: float = 0.875
+    """The shorter side is resized to image_size_px / crop_ratio, then the centre is cropped."""
+    every_epochs: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    batch_size_per_device: int = 256
+    """Images in one evaluation batch of one device."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How this machine runs it; none of this changes what is learnt, but for rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one."""
+    batch_size_per_device: int = 128
+    """Training images in one step of one device."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    attention: Literal["auto", "sdpa", "reference"] = "auto"
+    """sdpa: torch's fused attention; reference: plain matrix products; auto: sdpa, but reference on a CPU in bf16."""
+    compile: bool = False
+    """Compile the student block by block with torch.compile."""
+    seed: int = 0
+    """Every random choice of a run follows from it."""
+    log_every_steps: int = 50
+    """Steps between two lines of the log; only there does the host wait for the device."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Saving and resuming."""
+
+    dir: str = "runs/train"
+    """Folder of the run: config, metrics and checkpoints."""
+    resume: str = "none"
+    """none: a new run; auto: go on from the newest checkpoint in dir, or start; or the path of a checkpoint."""
+    every_steps: int | None = None
+    """Steps between checkpoints within an epoch; default: only at the end of each epoch."""
+    keep_last: int = 3
+    """Checkpoints that are kept; older ones are deleted."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

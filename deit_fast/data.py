@@ -1,0 +1,101 @@
+"""From the configuration to the loaders: the only place that knows both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deit_fast.dali_pipelines.augment import TrainAugment
+from deit_fast.dali_pipelines.image_folder import ImageFolder, scan_image_folder
+from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
+from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
+
+from .config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, DataConfig, EvalConfig
+from .distributed import Ranks
+from .precision import DTYPES
+
+
+def open_images(data: DataConfig, split: str) -> ImageFolder:
+    """The images of `train` or `val`; ValueError, naming data.path, when they are not there."""
+    if not data.path:
+        raise ValueError(f"data.path is not set; give the folder that holds {split}/ with --data.path DIR")
+    root = Path(data.path)
+    if not root.is_dir():
+        raise ValueError(f"data.path {root} does not exist or is not a folder")
+    return scan_image_folder(root / split)
+
+
+def open_train_and_val(data: DataConfig) -> tuple[ImageFolder, ImageFolder]:
+    """Both splits; ValueError when their classes differ, since labels are positions in the list of classes."""
+    train, val = open_images(data, "train"), open_images(data, "val")
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))
+        raise ValueError(f"train/ and val/ in data.path {data.path} do not hold the same classes: {odd[0]} is in one only")
+    return train, val
+
+
+def global_batch_size(config: Config, ranks: Ranks) -> int:
+    """Images in one optimizer step over all devices."""
+    return config.runtime.batch_size_per_device * ranks.world_size
+
+
+def train_augment(augment: AugmentConfig, image_size_px: int) -> TrainAugment:
+    """The training view as the pipelines describe it."""
+    return TrainAugment(
+        image_size_px=image_size_px,
+        crop_scale_min=augment.crop_scale_min,
+        flip_probability=augment.flip_probability,
+        policy=augment.policy,
+        rand_augment=augment.rand_augment,
+        geometry=augment.geometry,
+        erase_probability=augment.erase_probability,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def train_loader(config: Config, images: ImageFolder, ranks: Ranks, precision: str) -> TrainLoader:
+    """This rank's share of every global batch."""
+    sampler = TrainSampler(
+        len(images),
+        global_batch_size=global_batch_size(config, ranks),
+        group_size=config.mix.group_size,
+        repeats=config.data.repeats,
+        seed=config.runtime.seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    return TrainLoader(
+        images,
+        sampler,
+        train_augment(config.augment, config.model.image_size_px),
+        device=ranks.device.type,
+        device_id=ranks.device.index or 0,
+        decoder=config.data.decoder,
+        num_threads=config.data.num_threads or ranks.cores,
+        prefetch=config.data.prefetch,
+        dtype=DTYPES[precision],
+        seed=config.runtime.seed,
+    )
+
+
+def validation_loader(
+    data: DataConfig, evaluation: EvalConfig, images: ImageFolder, image_size_px: int, ranks: Ranks, precision: str
+) -> ValidationLoader:
+    """Every image once, over all ranks."""
+    sampler = ValidationSampler(
+        len(images), batch_size=evaluation.batch_size_per_device, rank=ranks.rank, world_size=ranks.world_size
+    )
+    return ValidationLoader(
+        images,
+        sampler,
+        image_size_px=image_size_px,
+        crop_ratio=evaluation.crop_ratio,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        device=ranks.device.type,
+        device_id=ranks.device.index or 0,
+        decoder=data.decoder,
+        num_threads=data.num_threads or ranks.cores,
+        prefetch=data.prefetch,
+        dtype=DTYPES[precision],
+    )

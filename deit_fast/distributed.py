@@ -1,0 +1,83 @@
+"""One process per device under torchrun: who am I, what is my device, sums over all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from .environment import available_cores
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all: rank of world_size, local_rank of local_world_size on this machine, and its device."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def cores(self) -> int:
+        """CPU cores for this process: those of the machine, shared evenly."""
+        return max(1, available_cores() // self.local_world_size)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def choose_device(device: str, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu` or `cuda` -> the device of this process; ValueError when there is no CUDA device to give."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("runtime.device is cuda, but torch finds no CUDA device here; use --runtime.device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"this is process {local_rank + 1} of this machine, which has {torch.cuda.device_count()} CUDA devices; "
+            "start torchrun with a smaller --nproc-per-node"
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[Ranks]:
+    """Joins the group that torchrun announces in the environment (NCCL on CUDA, gloo on CPU); alone without one."""
+    env = os.environ
+    world_size = int(env.get("WORLD_SIZE", "1"))
+    local_rank = int(env.get("LOCAL_RANK", "0"))
+    chosen = choose_device(device, local_rank)
+    ranks = Ranks(
+        int(env.get("RANK", "0")), world_size, local_rank, int(env.get("LOCAL_WORLD_SIZE", str(world_size))), chosen
+    )
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world_size == 1:
+        yield ranks
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()

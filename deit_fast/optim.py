@@ -1,0 +1,44 @@
+"""AdamW with the official parameter groups (timm 0.3's `create_optimizer`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .config import OptimConfig
+from .model import DeiT
+
+LR_REFERENCE_BATCH = 512
+
+
+def scaled_lr(optim: OptimConfig, global_batch_size: int) -> float:
+    """The peak learning rate: optim.lr times global batch / 512, unless optim.scale_lr is off."""
+    return optim.lr * global_batch_size / LR_REFERENCE_BATCH if optim.scale_lr else optim.lr
+
+
+def undecayed_names(model: nn.Module, optim: OptimConfig) -> set[str]:
+    """Parameters without weight decay besides vectors and biases: positions and tokens."""
+    if isinstance(model, DeiT):
+        return {"pos_embed", "cls_token"} | (set() if optim.decay_dist_token else {"dist_token"})
+    return set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+
+
+def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:
+    """Two groups: with weight decay, and without (one-dimensional, biases, positions, tokens)."""
+    names = undecayed_names(model, optim)
+    decayed, undecayed = [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        plain = parameter.ndim == 1 or name.endswith(".bias") or name in names
+        (undecayed if plain else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": optim.weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(model: nn.Module, optim: OptimConfig, *, global_batch_size: int) -> torch.optim.Optimizer:
+    """AdamW, eps 1e-8, betas 0.9 and 0.999, in one fused kernel for all parameters."""
+    lr = scaled_lr(optim, global_batch_size)
+    return torch.optim.AdamW(parameter_groups(model, optim), lr=lr, eps=1e-8, fused=True)

@@ -1,0 +1,134 @@
+"""The teacher of distillation: a frozen ConvNet of timm that sees the student's mixed images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig
+from .weights import load_weights, num_classes, read_weights
+
+OFFICIAL_WEIGHTS = {"regnety_160": "regnety_160.deit_in1k"}
+"""timm's default weights of this name are others than those that taught DeiT."""
+
+
+class Teacher:
+    """Callable: images [B, 3, H, W], normalised for the student -> logits [B, C] without gradient.
+
+    In evaluation mode, channels-last, under autocast; images are brought to the normalisation and the resolution that
+    the teacher was trained with where these differ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        image_size_px: int | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        device: torch.device,
+        autocast_dtype: torch.dtype | None,
+    ) -> None:
+        """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same."""
+        self.model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.image_size_px, self.device, self.autocast_dtype = image_size_px, device, autocast_dtype
+        self.scale = None if scale is None else scale.to(device)
+        self.shift = None if shift is None else shift.to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        enabled = self.autocast_dtype is not None
+        with torch.inference_mode(), torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
+            logits = self.model(self._as_trained(images))
+        return logits.clone()  # a tensor of inference mode may not enter the graph of the soft loss; B x C is small
+
+    def _as_trained(self, images: Tensor) -> Tensor:
+        if self.image_size_px is not None and images.shape[-1] != self.image_size_px:
+            size = (self.image_size_px, self.image_size_px)
+            images = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
+        if self.scale is not None and self.shift is not None:
+            images = torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def build_teacher(
+    distill: DistillConfig,
+    *,
+    num_classes: int,
+    student_mean: tuple[float, ...],
+    student_std: tuple[float, ...],
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+) -> Teacher:
+    """distill.teacher of timm with the weights of distill.teacher_checkpoint, or timm's own, which it downloads.
+
+    ValueError, naming the key, for an unknown model, weights that do not fit it, or another number of classes than the
+    data's `num_classes`; RuntimeError when the weights cannot be downloaded.
+    """
+    if not timm.is_model(distill.teacher.split(".")[0]):
+        raise ValueError(f"unknown distill.teacher {distill.teacher}: not a model of timm")
+    load = _load_local if distill.teacher_checkpoint else _download
+    model, mean, std, image_size_px = load(distill, num_classes)
+    scale = shift = None
+    if (tuple(mean), tuple(std)) != (tuple(student_mean), tuple(student_std)):
+        mean_s, std_s, mean_t, std_t = (
+            torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (student_mean, student_std, mean, std)
+        )
+        scale, shift = std_s / std_t, (mean_s - mean_t) / std_t
+    return Teacher(
+        model,
+        image_size_px=distill.teacher_image_size_px or image_size_px,
+        scale=scale,
+        shift=shift,
+        device=device,
+        autocast_dtype=autocast_dtype,
+    )
+
+
+Loaded = tuple[nn.Module, tuple[float, ...], tuple[float, ...], int | None]
+"""Model, mean, std, image side in pixels."""
+
+
+def _load_local(distill: DistillConfig, classes: int) -> Loaded:
+    assert distill.teacher_checkpoint is not None
+    weights = read_weights(distill.teacher_checkpoint)
+    trained = num_classes(weights.state_dict)
+    if trained is not None:
+        _check_classes(trained, classes, f"distill.teacher_checkpoint {weights.path}")
+    model = timm.create_model(distill.teacher, pretrained=False, num_classes=classes)
+    try:
+        load_weights(model, weights)
+    except ValueError as error:
+        raise ValueError(f"distill.teacher {distill.teacher} does not fit distill.teacher_checkpoint: {error}") from error
+    if weights.config is not None:  # trained by this trainer: its images are the student's
+        return model, IMAGENET_MEAN, IMAGENET_STD, weights.config.get("model", {}).get("image_size_px")
+    return model, *_trained_with(model.pretrained_cfg)
+
+
+def _download(distill: DistillConfig, classes: int) -> Loaded:
+    name = OFFICIAL_WEIGHTS.get(distill.teacher, distill.teacher)
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:
+        raise RuntimeError(
+            f"the weights of distill.teacher {name} could not be downloaded ({type(error).__name__}); "
+            "give a local file with --distill.teacher_checkpoint"
+        ) from error
+    _check_classes(model.num_classes, classes, f"distill.teacher {name}")
+    return model, *_trained_with(model.pretrained_cfg)
+
+
+def _trained_with(cfg: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], int | None]:
+    """Mean, std and side by timm's pretrained_cfg; a ConvNet without one takes the images as they are."""
+    size = cfg.get("input_size")
+    return cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), size[-1] if size else None
+
+
+def _check_classes(trained: int, wanted: int, what: str) -> None:
+    if trained != wanted:
+        raise ValueError(
+            f"{what} knows {trained} classes, data.path has {wanted}: the teacher has to be trained on the same classes"
+        )

@@ -1,0 +1,140 @@
+"""Weights from files: own checkpoints, timm's, the official ones; never executing what a file holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .model import DEIT_VARIANTS, DeiT
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict, and what a checkpoint of this trainer tells beside it (None for other files)."""
+
+    path: Path
+    state_dict: StateDict
+    config: dict[str, Any] | None = None
+    classes: list[str] | None = None
+
+
+def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
+    """Reads .safetensors, or .pt/.pth/.bin with `weights_only`; `ema` asks for the moving average.
+
+    Unwraps {"model": ...} (own and official files), {"state_dict": ...} and the prefix "module.". ValueError, naming
+    the file, when it is missing, cannot be read, holds no weights, or has no moving average to give.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"weights {path} do not exist")
+    content = _read_file(path)
+    config, classes = content.get("config"), content.get("classes")
+    names = ("model_ema", "state_dict_ema") if ema else ("model", "state_dict")
+    found = next((content[name] for name in names if isinstance(content.get(name), Mapping)), None)
+    if ema and found is None:
+        raise ValueError(f"{path} holds no moving average of the weights; leave --ema out")
+    state_dict = {
+        name.removeprefix("module."): value
+        for name, value in (content if found is None else found).items()
+        if isinstance(value, Tensor)
+    }
+    if not state_dict:
+        raise ValueError(f"{path} holds no weights under the names that timm, the official code or this trainer use")
+    return Weights(path, state_dict, config if isinstance(config, dict) else None, classes)
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as weights ({reason}); it may be damaged, or hold more than tensors, which is not loaded"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not weights")
+    return content
+
+
+def num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
+    """Classes of the weights, by the names that timm gives its classifiers; None when there is no such."""
+    for name in ("head.weight", "head.fc.weight", "fc.weight", "classifier.weight"):
+        if name in state_dict:
+            return state_dict[name].shape[0]
+    return None
+
+
+def infer_name(state_dict: Mapping[str, Tensor]) -> str | None:
+    """The DeiT variant that has these shapes; None for other models."""
+    if "pos_embed" not in state_dict or "patch_embed.proj.weight" not in state_dict:
+        return None
+    depth = len({name.split(".")[1] for name in state_dict if name.startswith("blocks.")})
+    embed_dim, _, patch, _ = state_dict["patch_embed.proj.weight"].shape
+    distilled = "dist_token" in state_dict
+    side = round(math.sqrt(state_dict["pos_embed"].shape[1] - 1 - distilled)) * patch
+    for name, shape in DEIT_VARIANTS.items():
+        if (shape.embed_dim, shape.depth, shape.patch_size_px, shape.distilled) == (embed_dim, depth, patch, distilled) and (
+            shape.image_size_px == side
+        ):
+            return name
+    return None
+
+
+def interpolate_pos_embed(pos_embed: Tensor, num_tokens: int, num_prefix_tokens: int) -> Tensor:
+    """[1, prefix + g*g, C] -> [1, num_tokens, C]: the prefix kept, the square grid resized bicubically.
+
+    As the official code does it: align_corners False, no antialiasing (timm's default antialiases, which differs only
+    when the grid shrinks).
+    """
+    prefix, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+    old, new = (round(math.sqrt(n)) for n in (grid.shape[1], num_tokens - num_prefix_tokens))
+    grid = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2).float()
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([prefix, grid.permute(0, 2, 3, 1).reshape(1, new * new, -1).to(prefix.dtype)], dim=1)
+
+
+def load_weights(model: nn.Module, weights: Weights | Mapping[str, Tensor], *, finetune: bool = False) -> None:
+    """Puts weights into a model; positions are interpolated when the resolution differs.
+
+    finetune: classifiers of another shape, and heads that the file lacks, keep their first values. ValueError, naming
+    the first name or shape that does not fit, for anything else that differs; the model is then unchanged.
+    """
+    source = f"{weights.path}: " if isinstance(weights, Weights) else ""
+    state_dict = dict(weights.state_dict if isinstance(weights, Weights) else weights)
+    own = model.state_dict()
+    pos_embed = state_dict.get("pos_embed")
+    if isinstance(model, DeiT) and pos_embed is not None and pos_embed.shape != own["pos_embed"].shape:
+        prefix = 2 if "dist_token" in state_dict else 1
+        if pos_embed.shape[-1] == own["pos_embed"].shape[-1] and prefix == model.num_prefix_tokens:
+            state_dict["pos_embed"] = interpolate_pos_embed(pos_embed, own["pos_embed"].shape[1], prefix)
+    if finetune:
+        for name in [name for name in own if name.split(".")[0] in ("head", "head_dist", "fc", "classifier")]:
+            if name not in state_dict or state_dict[name].shape != own[name].shape:
+                state_dict[name] = own[name]
+    _check_fit(source, own, state_dict)
+    model.load_state_dict(state_dict)
+
+
+def _check_fit(source: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    for name, tensor in own.items():
+        if name not in given:
+            raise ValueError(f"{source}weights of another model: {name} is missing")
+        if given[name].shape != tensor.shape:
+            raise ValueError(
+                f"{source}weights of another model: {name} is {tuple(given[name].shape)} there, {tuple(tensor.shape)} here"
+            )
+    for name in given:
+        if name not in own:
+            raise ValueError(f"{source}weights of another model: {name} has no place here")

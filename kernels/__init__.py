@@ -1,0 +1,1 @@
+"""Fused kernels, each a folder: `reference.py` is the truth, `op.py` the public function."""
