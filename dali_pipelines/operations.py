@@ -1,0 +1,128 @@
+"""RandAugment's operations on uint8 HWC images, as Pillow computes them, for CPU and GPU alike.
+
+Each takes images on either device and one CPU scalar per sample, the argument that timm's level functions give. Where
+Pillow truncates, so do these: a cast alone would round.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali import math as dali_math
+
+Node = Any
+"""A node of a DALI graph."""
+
+FILL = (124, 116, 104)
+"""What geometric operations put where the image ends: ImageNet's mean colour, as timm sets it."""
+
+LUMA_WEIGHTS = np.array([[[19595, 38470, 7471]]], dtype=np.int32)
+"""Pillow's conversion to grey, in 1 / 65536."""
+
+SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13
+"""Pillow's SMOOTH filter, towards which Sharpness blends."""
+
+
+def beside(scalar: Node, images: Node) -> Node:
+    """The scalar on the images' device: an operand of arithmetic has to be where the other is."""
+    return scalar.gpu() if images.device == "gpu" and scalar.device == "cpu" else scalar
+
+
+def constant(value: np.ndarray, images: Node) -> Node:
+    """A constant on the images' device."""
+    return types.Constant(value, device=images.device)
+
+
+def byte(value: int) -> Node:
+    """A uint8 constant, which keeps arithmetic with images in uint8."""
+    return types.Constant(value, dtype=types.UINT8)
+
+
+def truncate(values: Node) -> Node:
+    """Float to uint8 as Pillow does: clipped, then the fraction cut off."""
+    return fn.cast(dali_math.floor(values), dtype=types.UINT8)
+
+
+def blend(degenerate: Node, images: Node, factor: Node) -> Node:
+    """Pillow's Image.blend: degenerate + factor * (image - degenerate); all of ImageEnhance is this."""
+    start = fn.cast(degenerate, dtype=types.FLOAT)
+    return truncate(start + beside(factor, images) * (fn.cast(images, dtype=types.FLOAT) - start))
+
+
+def luma(images: Node) -> Node:
+    """Pillow's grey value, int32 HW1."""
+    weighted = fn.cast(images, dtype=types.INT32) * constant(LUMA_WEIGHTS, images)
+    total = fn.reductions.sum(weighted, axes=[2], keep_dims=True, dtype=types.INT32)
+    return (total + 32768) // 65536
+
+
+def invert(images: Node) -> Node:
+    """255 - x."""
+    return byte(255) - images
+
+
+def posterize(images: Node, bits: Node) -> Node:
+    """Keeps the highest `bits` bits (0: black)."""
+    step = fn.cast(dali_math.pow(2.0, 8.0 - bits), dtype=types.INT32)
+    values = fn.cast(images, dtype=types.INT32)
+    return fn.cast(values - values % beside(step, images), dtype=types.UINT8)
+
+
+def solarize(images: Node, threshold: Node) -> Node:
+    """255 - x where x >= threshold."""
+    above = fn.cast(fn.cast(images, dtype=types.FLOAT) >= beside(threshold, images), dtype=types.UINT8)
+    return images ^ (above * byte(255))  # 255 - x is 255 XOR x on bytes
+
+
+def solarize_add(images: Node, addend: Node) -> Node:
+    """Adds to values below 128, saturating."""
+    below = fn.cast(images < byte(128), dtype=types.FLOAT)
+    return fn.cast(fn.cast(images, dtype=types.FLOAT) + below * beside(addend, images), dtype=types.UINT8)
+
+
+def brightness(images: Node, factor: Node) -> Node:
+    """Blends with black."""
+    return truncate(fn.cast(images, dtype=types.FLOAT) * beside(factor, images))
+
+
+def color(images: Node, factor: Node) -> Node:
+    """Blends with its own grey."""
+    return blend(luma(images), images, factor)
+
+
+def contrast(images: Node, factor: Node) -> Node:
+    """Blends with its mean grey, rounded."""
+    mean = fn.reductions.mean(luma(images), axes=[0, 1, 2], keep_dims=True, dtype=types.FLOAT)
+    return blend(dali_math.floor(mean + 0.5), images, factor)
+
+
+def sharpness(images: Node, factor: Node, image_size_px: int) -> Node:
+    """Blends with its smoothed self, whose border of one pixel Pillow leaves as it is."""
+    inner = np.zeros((image_size_px, image_size_px, 1), dtype=np.uint8)
+    inner[1:-1, 1:-1] = 1
+    smooth = fn.filter(images, constant(SMOOTH, images))
+    inside = constant(inner, images)
+    return blend(smooth * inside + images * (byte(1) - inside), images, factor)
+
+
+def auto_contrast(images: Node) -> Node:
+    """Stretches each channel to 0-255, in float64 as Pillow's table is; a constant channel stays."""
+    low, high = (
+        fn.cast(reduce(images, axes=[0, 1], keep_dims=True), dtype=types.FLOAT64)
+        for reduce in (fn.reductions.min, fn.reductions.max)
+    )
+    span = high - low
+    flat = fn.cast(span < 0.5, dtype=types.FLOAT64)
+    scale = flat + (1.0 - flat) * types.Constant(255.0, dtype=types.FLOAT64) / (span + flat)
+    offset = low * (flat - 1.0) * scale
+    return truncate(fn.cast(images, dtype=types.FLOAT64) * scale + offset)
+
+
+def equalize(images: Node) -> Node:
+    """Equalises each channel's histogram, within 1 of Pillow.
+
+    Pillow's table is the exclusive cumulative histogram, OpenCV's (DALI's) the inclusive one; they are mirror images.
+    """
+    return byte(255) - fn.equalize(byte(255) - images)
