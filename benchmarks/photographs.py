@@ -44,7 +44,9 @@ def write_photographs(root: Path, count: int, seed: int = 0) -> Path:
         window = generator.uniform(0.6, 1.0) * min(source.width / width, source.height / height)
         w, h = window * width, window * height
         x, y = generator.uniform(0, source.width - w), generator.uniform(0, source.height - h)
-        image = np.asarray(source.resize((width, height), Image.Resampling.BICUBIC, (x, y, x + w, y + h)), dtype=np.float32)
+        image = np.asarray(
+            source.resize((width, height), Image.Resampling.BICUBIC, (x, y, x + w, y + h)), dtype=np.float32
+        )
         noise = generator.standard_normal(image.shape, dtype=np.float32) * 6  # sensor noise: enlarging smoothed it away
         pixels = (image + noise).clip(0, 255).astype(np.uint8)
         folder = partial / ("val" if index % 5 == 4 else "train") / f"class_{index // 5 % 10}"

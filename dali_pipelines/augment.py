@@ -61,7 +61,7 @@ def apply_operation(images: Node, operation: Node, argument: Node, matrix: Node,
         elif operation == Operation.AUTO_CONTRAST:
             images = operations.auto_contrast(images)
         elif operation == Operation.EQUALIZE:
-            images = operations.equalize(images)
+            images = operations.equalize(images, augment.image_size_px)
         else:
             images = operations.invert(images)
     return images
@@ -88,18 +88,21 @@ def normalize(images: Node, mean: tuple[float, ...], std: tuple[float, ...], dty
     )
 
 
-def erase(
+def normalize_and_erase(
     images: Node, erased: Node, anchor: Node, shape: Node, noise: Node, augment: TrainAugment, dtype: types.DALIDataType
 ) -> Node:
-    """Replaces a rectangle of the normalised image by noise, in the samples that drew it.
+    """Normalises, and replaces a rectangle by noise in the samples that drew it.
 
-    anchor, shape: CPU int32 [2], top and left, height and width; noise: float32 [h, w, 3]. The rectangle is emptied, and
-    the noise, padded with zeros to the whole image, is added.
+    anchor, shape: CPU int32 [2], top and left, height and width; noise: float32 [h, w, 3]. It is emptied, and
+    the noise, padded with zeros to the whole image, is added: in float32, since DALI does not add in float16.
     """
     size = augment.image_size_px
     if erased != 0:
+        images = normalize(images, augment.mean, augment.std, types.FLOAT)
         place = {"anchor": fn.cast(anchor, dtype=types.FLOAT), "shape": fn.cast(shape, dtype=types.FLOAT)}
         emptied = fn.erase(images, axes=[0, 1], normalized=False, **place)
         padded = fn.slice(noise, start=-anchor, shape=[size, size], axes=[0, 1], out_of_bounds_policy="pad")
         images = fn.cast(emptied + padded, dtype=dtype)
+    else:
+        images = normalize(images, augment.mean, augment.std, dtype)
     return images

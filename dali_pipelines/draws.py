@@ -33,7 +33,7 @@ class CropDraws:
 
 
 def draw_crops(seed: int, epoch: int, views: np.ndarray, scale_min: float) -> CropDraws:
-    """torchvision's RandomResizedCrop: area uniform in [scale_min, 1], aspect log-uniform in [3/4, 4/3], 10 attempts."""
+    """torchvision's RandomResizedCrop: area uniform in [scale_min, 1], aspect log-uniform in [3/4, 4/3], 10 tries."""
     draws = uniforms(seed, Stream.CROP, epoch, views, 2 * ATTEMPTS + 2)
     area = scale_min + (1 - scale_min) * draws[:, :ATTEMPTS]
     low, high = np.log(CROP_RATIO)
@@ -80,7 +80,7 @@ class EraseDraws:
 
 
 def draw_erasing(seed: int, epoch: int, views: np.ndarray, probability: float, image_size_px: int) -> EraseDraws:
-    """timm's RandomErasing in `pixel` mode, count 1: area uniform in [0.02, 1/3], aspect log-uniform in [0.3, 1/0.3]."""
+    """timm's RandomErasing, `pixel` mode, count 1: area uniform in [0.02, 1/3], aspect log-uniform in [0.3, 1/0.3]."""
     draws = uniforms(seed, Stream.ERASE, epoch, views, 2 * ATTEMPTS + 3)
     area = ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * draws[:, 3 : 3 + ATTEMPTS]
     low, high = np.log(ERASE_ASPECT)

@@ -1,4 +1,4 @@
-"""Rotation, shear and translation with Pillow's sampling, built of what DALI has: nearest-neighbour warps and arithmetic.
+"""Rotation, shear and translation with Pillow's sampling, built from DALI's nearest-neighbour warps and arithmetic.
 
 DALI's warp knows no bicubic. Its nearest-neighbour warp with clamped borders, shifted by whole pixels, fetches the taps
 of any interpolation; the weights follow from the same affine map. Shear and translation move along one axis only, so
@@ -35,13 +35,11 @@ class Warp:
     def tap(self, shift_x: float, shift_y: float) -> Node:
         """The pixel at the source point moved by this much, borders repeated; float HWC."""
         offset = types.Constant(np.array([[0, 0, shift_x], [0, 0, shift_y]], dtype=np.float32))
-        return fn.warp_affine(
-            self.images, matrix=self.matrix + offset, interp_type=types.INTERP_NN, dtype=types.FLOAT
-        )
+        return fn.warp_affine(self.images, matrix=self.matrix + offset, interp_type=types.INTERP_NN, dtype=types.FLOAT)
 
 
 def cubic_weights(source: Node) -> list[Node]:
-    """Pillow's bicubic weights (a = -1, as in its affine transform) of the pixels -1, 0, 1, 2 from the source; float HW1."""
+    """Pillow's bicubic weights (a = -1, as in its affine transform) of the pixels -1, 0, 1, 2 around it; float HW1."""
     position = source - 0.5
     d = fn.cast(position - dali_math.floor(position), dtype=types.FLOAT)
     return [

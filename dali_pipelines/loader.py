@@ -41,9 +41,10 @@ class _Loader:
     """What both loaders share: the device's names, and running a pipeline whose errors name the file."""
 
     def __init__(self, images: ImageFolder, device: str, device_id: int, num_threads: int, prefetch: int) -> None:
-        self.images, self.device = images, torch.device(device, device_id if device == "cuda" else None)
+        self.images = images
+        self.device = torch.device(device, device_id) if device == "cuda" else torch.device(device)
         self.dali_device = "gpu" if device == "cuda" else "cpu"
-        self.pipeline_options = {
+        self.pipeline_options: dict[str, Any] = {
             "num_threads": num_threads,
             "device_id": device_id if device == "cuda" else None,
             "prefetch_queue_depth": prefetch,

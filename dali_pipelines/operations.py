@@ -120,9 +120,20 @@ def auto_contrast(images: Node) -> Node:
     return truncate(fn.cast(images, dtype=types.FLOAT64) * scale + offset)
 
 
-def equalize(images: Node) -> Node:
+def equalize(images: Node, image_size_px: int) -> Node:
     """Equalises each channel's histogram, within 1 of Pillow.
 
-    Pillow's table is the exclusive cumulative histogram, OpenCV's (DALI's) the inclusive one; they are mirror images.
+    Pillow's table is floor(1/2 + below / step), of the number of pixels below a value and a whole step of
+    (pixels - those of the highest value) // 255. OpenCV's (DALI's) counts a value's own pixels too, so it is asked
+    about the mirrored image, and its step is not a whole number, which the ratio of both steps makes good.
     """
-    return byte(255) - fn.equalize(byte(255) - images)
+    equalized = fn.cast(byte(255) - fn.equalize(byte(255) - images), dtype=types.FLOAT)
+    highest = fn.reductions.max(images, axes=[0, 1], keep_dims=True)
+    is_highest = fn.cast(images == highest, dtype=types.FLOAT)
+    at_highest = fn.reductions.sum(is_highest, axes=[0, 1], keep_dims=True, dtype=types.FLOAT)
+    step = (image_size_px**2 - at_highest) / 255.0
+    whole_step = dali_math.floor(step)
+    varied = fn.cast(whole_step >= 1.0, dtype=types.FLOAT)  # else Pillow leaves the channel as it is
+    values = dali_math.floor(equalized * step / dali_math.max(whole_step, 1.0) + 0.5)
+    values = varied * values + (1.0 - varied) * fn.cast(images, dtype=types.FLOAT)
+    return fn.cast(values, dtype=types.UINT8)  # saturates

@@ -67,4 +67,6 @@ def uniforms(
 
 def generator(seed: int, stream: Stream, major: int, minor: int) -> np.random.Generator:
     """A numpy generator for draws of unknown number (normal, beta) at these coordinates; as stateless as `uniforms`."""
-    return np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), (int(stream) << 56) | 1], counter=[0, 0, major, minor]))
+    return np.random.Generator(
+        np.random.Philox(key=[seed & (2**64 - 1), (int(stream) << 56) | 1], counter=[0, 0, major, minor])
+    )

@@ -1,4 +1,4 @@
-"""RandAugment as timm's `rand-m9-mstd0.5-inc1`: what is drawn for each view (Cubuk et al. 2019; timm's auto_augment.py).
+"""RandAugment as timm's `rand-m9-mstd0.5-inc1`: what each view draws (Cubuk et al. 2019; timm's auto_augment.py).
 
 `operations.py` holds what the operations do to pixels.
 """

@@ -55,7 +55,7 @@ class TrainSampler:
         self.steps_per_epoch = self._views_per_group() // group_size
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"the global batch of {global_batch_size} (runtime.batch_size_per_device {local} x {world_size} processes) "
+                f"global batch {global_batch_size} (runtime.batch_size_per_device {local} x {world_size} processes) "
                 f"is larger than the training set of {num_images} images; use a smaller runtime.batch_size_per_device"
             )
 

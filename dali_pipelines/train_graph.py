@@ -29,7 +29,9 @@ def policy_of(augment: TrainAugment) -> RandAugment | None:
     return parse_rand_augment(augment.rand_augment) if augment.policy == "rand" else None
 
 
-def draw_inputs(augment: TrainAugment, policy: RandAugment | None, seed: int, epoch: int, view: np.ndarray) -> list[Any]:
+def draw_inputs(
+    augment: TrainAugment, policy: RandAugment | None, seed: int, epoch: int, view: np.ndarray
+) -> list[Any]:
     """All arrays of a batch that the graph takes after the paths, in its order."""
     crop = draw_crops(seed, epoch, view, augment.crop_scale_min)
     inputs: list[Any] = [crop.widths, crop.heights, crop.position]
@@ -135,10 +137,10 @@ def build_train_pipeline(
         for place in range(policy.num_ops if policy else 0):
             operation, argument, matrix = inputs[5 + 3 * place : 8 + 3 * place]
             images = views.apply_operation(images, operation, argument, matrix, augment)
-        images = views.normalize(images, augment.mean, augment.std, dtype)
-        if augment.erase_probability > 0:
-            erased, anchor, shape, noise = inputs[-4:]
-            images = views.erase(images, erased, anchor, shape, noise.gpu() if device == "gpu" else noise, augment, dtype)
-        return images
+        if augment.erase_probability == 0:
+            return views.normalize(images, augment.mean, augment.std, dtype)
+        erased, anchor, shape, noise = inputs[-4:]
+        noise = noise.gpu() if device == "gpu" else noise
+        return views.normalize_and_erase(images, erased, anchor, shape, noise, augment, dtype)
 
     return train_pipeline()

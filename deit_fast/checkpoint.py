@@ -58,7 +58,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}); it may be damaged") from error
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}); it may be damaged"
+        ) from error
     if not isinstance(state, dict) or not {"step", "model", "optimizer", "config"} <= state.keys():
-        raise ValueError(f"{path} is not a checkpoint of this trainer; to start from its weights use model.init_checkpoint")
+        raise ValueError(
+            f"{path} is not a checkpoint of this trainer; to start from its weights use model.init_checkpoint"
+        )
     return state

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verbs: dict[str, Callable[[list[str]], int]] = {"demo": demo, "train": train, "eval": evaluate, "bench": bench}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"deit-fast {__version__}")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("deit-fast: interrupted", file=sys.stderr)
         return 1
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the one place where an error becomes a line
         if "--debug" in arguments:
             traceback.print_exc()
         wrong_use = isinstance(error, ValueError)
@@ -61,7 +61,9 @@ def demo(arguments: list[str]) -> int:
     from .config_file import add_config_arguments, config_parser, parse_config
 
     parser = config_parser("deit-fast demo", "Trains a teacher and a distilled student on the handwritten digits.")
-    parser.add_argument("--json", metavar="FILE", help="write the result here too (it is always in runs/demo/result.json)")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the result here too (it is always in runs/demo/result.json)"
+    )
     add_config_arguments(parser)
     if "--config" in arguments or any(argument.startswith("--config=") for argument in arguments):
         raise ValueError("the demo has its own recipes; leave --config out, or use `deit-fast train`")
@@ -121,9 +123,13 @@ def evaluate(arguments: list[str]) -> int:
     from .config import DataConfig, EvalConfig, RuntimeConfig
     from .config_file import config_parser, parse_arguments
 
-    parser = config_parser("deit-fast eval", "Scores a checkpoint of this trainer, of timm, or of the official repository.")
+    parser = config_parser(
+        "deit-fast eval", "Scores a checkpoint of this trainer, of timm, or of the official repository."
+    )
     parser.add_argument("--checkpoint", metavar="FILE", required=True, help="weights: .pt, .pth or .safetensors")
-    parser.add_argument("--ema", action="store_true", help="the moving average of the weights, for a checkpoint of `train`")
+    parser.add_argument(
+        "--ema", action="store_true", help="the moving average of the weights, for a checkpoint of `train`"
+    )
     parser.add_argument("--model.name", type=str | None, help="any name of timm; default: found from the checkpoint")
     parser.add_argument("--model.image_size_px", type=int | None, help="default: the checkpoint's, else by its name")
     parser.add_argument("--eval.crop_ratio", type=float | None, help="default: the run's own, else 0.875")
@@ -131,7 +137,7 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(RuntimeConfig, "runtime")
-    options = parser.instantiate_classes(parse_arguments(parser, arguments))
+    options = parser.instantiate(parse_arguments(parser, arguments))
     from .distributed import process_group
     from .evaluate_checkpoint import evaluate_checkpoint
 

@@ -52,7 +52,7 @@ class AugmentConfig:
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment in timm's notation: magnitude m of 10, its noise mstd, operations n, probability p."""
     geometry: Literal["exact", "bilinear"] = "exact"
-    """Rotation, shear and translation: exact is Pillow's bicubic, as timm uses; bilinear is cheaper and not the recipe."""
+    """Rotation, shear and translation: exact is Pillow's bicubic, as timm uses; bilinear is cheaper, not the recipe."""
     crop_scale_min: float = 0.08
     """Smallest area of the random resized crop, as a share of the image (the largest is 1)."""
     flip_probability: float = 0.5

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def parse_config(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Conf
         elif argument.startswith("--config="):
             arguments[i] = f"--config={recipe_path(argument.split('=', 1)[1])}"
     namespace = parse_arguments(parser, arguments)
-    sections = parser.instantiate_classes(namespace)
+    sections = parser.instantiate(namespace)
     return Config(**{section.name: sections[section.name] for section in fields(Config)}), namespace
 
 
@@ -88,7 +89,7 @@ def parse_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:
-        source = next((f" (read from {value})" for flag, value in zip(arguments, arguments[1:]) if flag == "--config"), "")
+        source = next((f" (read from {value})" for flag, value in pairwise(arguments) if flag == "--config"), "")
         raise ValueError(_in_our_words(str(error)) + source) from error
 
 
@@ -99,7 +100,9 @@ def _in_our_words(message: str) -> str:
         return _unknown_key(f"{match[1]}.{match[2]}")
     if match := re.search(r"[Uu]nrecognized arguments: --([\w.]+)|(?:Key|Option) '([\w.]+)' is not", text):
         return _unknown_key(match[1] or match[2])
-    if match := re.search(r'key "([\w.]+)": Does not validate .* Subtypes: \[(.*?)\].* Given value type: .* Given value: (\S+)', text):
+    if match := re.search(
+        r'key "([\w.]+)": Does not validate .* Subtypes: \[(.*?)\].* Given value type: .* Given value: (\S+)', text
+    ):
         kinds = [_type_in_words(kind) for kind in match[2].split(", ")]
         return f"{match[1]}: expected {' or '.join(kinds)}, got {match[3]}"
     if match := re.search(r'key "([\w.]+)": Expected a (.+?)\. Got value: (.*)', text):
@@ -123,7 +126,9 @@ def _type_in_words(kind: str) -> str:
 def _unknown_key(key: str) -> str:
     known = [f"{section.name}.{name}" for section in fields(Config) for name in asdict(Config())[section.name]]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; `deit-fast train --help` lists all keys")
+    return f"unknown key {key}" + (
+        f"; did you mean {near[0]}?" if near else "; `deit-fast train --help` lists all keys"
+    )
 
 
 def config_as_dict(config: Config) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def open_train_and_val(data: DataConfig) -> tuple[ImageFolder, ImageFolder]:
     train, val = open_images(data, "train"), open_images(data, "val")
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))
-        raise ValueError(f"train/ and val/ in data.path {data.path} do not hold the same classes: {odd[0]} is in one only")
+        raise ValueError(
+            f"train/ and val/ in data.path {data.path} do not hold the same classes: {odd[0]} is in one only"
+        )
     return train, val
 
 

@@ -91,7 +91,9 @@ def describe_result(student: Config, taught: Outcome, outcome: Outcome, ranks: R
 def show_result(result: dict[str, Any], console: Console) -> None:
     """Prints the closing table."""
     top1 = result["top1"]
-    table = Table(title="deit-fast demo: handwritten digits, 360 validation images", title_justify="left")
+    table = Table(
+        title="deit-fast demo: handwritten digits, 360 validation images", title_justify="left", show_header=False
+    )
     table.add_column("")
     table.add_column("", justify="right")
     for label, key in (
@@ -107,8 +109,8 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     days = result["budget"]["projected_days"]
     model, size = result["config"]["model"]["name"], result["config"]["model"]["image_size_px"]
     console.print(
-        f"At this speed the budget's 300 x 1,281,167 images would take {days:,.1f} days on this machine. That is the "
-        f"arithmetic of this demo ({model}, {size} px, on {result['environment']['device']}), not a forecast for DeiT-B "
+        f"At this speed the budget's 300 x 1,281,167 images would take {days:,.1f} days on this machine. It is the "
+        f"arithmetic of this demo ({model}, {size} px, on {result['environment']['device']}), no forecast for DeiT-B "
         f"at 224 px; the budget asks for {REQUIRED_IMAGES_PER_SECOND:,.1f} images/s of DeiT-B (3 days on 8 GPUs).",
         highlight=False,
     )

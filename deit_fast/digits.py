@@ -16,7 +16,7 @@ def write_digits(root: Path, seed: int = 0) -> Path:
     """Writes train/ and val/ with one folder of JPEGs per digit under `root`, unless they are there; returns `root`.
 
     1,797 images of 8x8 grey levels (UCI, "Optical Recognition of Handwritten Digits"), enlarged to 32x32 px; a fifth of
-    each class goes to val/. RuntimeError when scikit-learn or Pillow is missing. Written beside `root` and then renamed,
+    each class goes to val/. RuntimeError when scikit-learn or Pillow is missing. Written beside `root`, then renamed,
     so that a broken attempt leaves nothing.
     """
     if root.is_dir():
@@ -25,7 +25,9 @@ def write_digits(root: Path, seed: int = 0) -> Path:
         from PIL import Image
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise RuntimeError(f"the demo's images need {error.name}; install it by `pip install 'deit-fast[demo]'`") from error
+        raise RuntimeError(
+            f"the demo's images need {error.name}; install it by `pip install 'deit-fast[demo]'`"
+        ) from error
 
     digits = load_digits()
     partial = root.with_name(root.name + ".partial")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """average <- decay * average + (1 - decay) * model, after every step; `module` is the averaged model, in eval mode."""
+    """average <- decay * average + (1 - decay) * model, after every step; `module` is that model, in eval mode."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """ValueError unless decay is in [0, 1)."""

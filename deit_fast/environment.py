@@ -32,17 +32,20 @@ def cpu_name() -> str:
 
 def commit() -> str | None:
     """The commit of the checkout that this package runs from; None for an installed wheel or without git."""
+    # a wheel may be installed in an environment inside somebody's own repository, whose commit is not ours
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return _git("describe", "--always", "--dirty")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in this file's folder; None when it fails or is missing."""
+    command = ["git", *arguments]
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:

@@ -25,9 +25,7 @@ class Subject:
     crop_ratio: float
 
 
-def choose_subject(
-    weights: Weights, name: str | None, image_size_px: int | None, crop_ratio: float | None
-) -> Subject:
+def choose_subject(weights: Weights, name: str | None, image_size_px: int | None, crop_ratio: float | None) -> Subject:
     """Fills in what was not given: from the run's own config, else from the shapes of the weights (DeiT family).
 
     ValueError when the model's name is neither given nor to be found.
@@ -36,7 +34,9 @@ def choose_subject(
     model = config.get("model", {})
     name = name or model.get("name") or infer_name(weights.state_dict)
     if name is None:
-        raise ValueError(f"{weights.path} does not tell which model it is; give it with --model.name (any name of timm)")
+        raise ValueError(
+            f"{weights.path} does not tell which model it is; give it with --model.name (any name of timm)"
+        )
     size = image_size_px or model.get("image_size_px") or (384 if name.endswith("_384") else 224)
     return Subject(name, size, crop_ratio or config.get("eval", {}).get("crop_ratio") or EvalConfig.crop_ratio)
 
@@ -46,7 +46,7 @@ def check_classes(weights: Weights, classes: Sequence[str]) -> None:
     trained = num_classes(weights.state_dict)
     if trained is not None and trained != len(classes):
         raise ValueError(
-            f"{weights.path} was trained on {trained} classes, data.path has {len(classes)}; labels would not mean the same"
+            f"{weights.path} was trained on {trained} classes, data.path has {len(classes)}; labels would differ"
         )
     if weights.classes is not None and list(weights.classes) != list(classes):
         odd = next(name for name, other in zip(classes, weights.classes, strict=True) if name != other)

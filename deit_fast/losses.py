@@ -2,13 +2,14 @@
 
     (1 - alpha) * label loss(cls, mixed labels) + alpha * distillation loss(dist, teacher)
 
-Touvron et al. 2021, section 3; `losses.py` of facebookresearch/deit; `SoftTargetCrossEntropy` and `mixup_target` of timm.
+Touvron et al. 2021, section 3; `losses.py` of facebookresearch/deit; timm's `SoftTargetCrossEntropy`, `mixup_target`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,12 +20,17 @@ Output = Tensor | tuple[Tensor, Tensor]
 Loss = Callable[[Output, MixedLabels, Tensor | None], Tensor]
 
 
+def full_precision(logits: Tensor) -> Tensor:
+    """At least fp32: sums over classes lose too much below it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def label_loss(logits: Tensor, labels: MixedLabels, smoothing: float) -> Tensor:
     """Cross-entropy with the smoothed mix of two labels, meaned over the batch; fp32 scalar.
 
     logits [B, C]. The target is s/C everywhere, plus (1 - s) lam at label_a and (1 - s)(1 - lam) at label_b.
     """
-    log_p = F.log_softmax(logits.float(), dim=-1)
+    log_p = F.log_softmax(full_precision(logits), dim=-1)
     log_p_a = log_p.gather(1, labels.label_a[:, None])[:, 0]
     log_p_b = log_p.gather(1, labels.label_b[:, None])[:, 0]
     mixed = labels.lam * log_p_a + (1 - labels.lam) * log_p_b
@@ -33,7 +39,7 @@ def label_loss(logits: Tensor, labels: MixedLabels, smoothing: float) -> Tensor:
 
 def hard_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Cross-entropy with the teacher's top class (equal ones: the lowest index), without smoothing; fp32 scalar."""
-    return F.cross_entropy(logits.float(), teacher_logits.argmax(dim=1))
+    return F.cross_entropy(full_precision(logits), teacher_logits.argmax(dim=1))
 
 
 def soft_distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float, normalization: str) -> Tensor:
@@ -41,8 +47,8 @@ def soft_distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: 
 
     `official` divides the sum by B * C (the number of logits), `batchmean` by B alone, which is C times larger.
     """
-    log_p = F.log_softmax(logits.float() / temperature, dim=1)
-    log_q = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    log_p = F.log_softmax(full_precision(logits) / temperature, dim=1)
+    log_q = F.log_softmax(full_precision(teacher_logits) / temperature, dim=1)
     total = F.kl_div(log_p, log_q, reduction="sum", log_target=True) * temperature**2
     return total / (logits.numel() if normalization == "official" else len(logits))
 
@@ -67,9 +73,7 @@ def build_loss(distill: DistillConfig, mix: MixConfig) -> Loss:
         if distill.kind == "hard":
             distillation = hard_distillation_loss(dist, teacher_logits)
         else:
-            distillation = soft_distillation_loss(
-                dist, teacher_logits, distill.temperature, distill.soft_normalization
-            )
+            distillation = soft_distillation_loss(dist, teacher_logits, distill.temperature, distill.soft_normalization)
         return (1 - alpha) * label_loss(cls, labels, smoothing) + alpha * distillation
 
     return distilled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +13,9 @@ from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Where there is no terminal, such as in a log file, progress is told this often."""
 
 Item = TypeVar("Item")
 
@@ -120,12 +124,15 @@ class LiveLine:
         )
         self.task = self.bar.add_task(title, total=total_steps, completed=first_step, numbers="")
         self.first_step, self.start = first_step, time.perf_counter()
+        self.printed = -math.inf
 
     def __enter__(self) -> LiveLine:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def step(self, step: int) -> None:
@@ -139,9 +146,13 @@ class LiveLine:
             f"{sums.images_per_second:,.0f} images/s  data wait {sums.data_wait_fraction:.0%}"
         )
         self.bar.update(self.task, completed=step, numbers=text)
-        if not self.console.is_terminal:
-            eta = (time.perf_counter() - self.start) / max(1, step - self.first_step) * (self.total_steps - step)
-            self.console.print(f"{self.title}  step {step}/{self.total_steps}  {text}  ETA {eta:,.0f} s", highlight=False)
+        now = time.perf_counter()
+        if not self.console.is_terminal and (now - self.printed >= SECONDS_BETWEEN_LINES or step == self.total_steps):
+            self.printed = now
+            eta = (now - self.start) / max(1, step - self.first_step) * (self.total_steps - step)
+            self.console.print(
+                f"{self.title}  step {step}/{self.total_steps}  {text}  ETA {eta:,.0f} s", highlight=False
+            )
 
     def say(self, line: str) -> None:
         """One line above the bar."""

@@ -66,9 +66,7 @@ def draw_plan(seed: int, step: int, group: int, mix: MixConfig, image_size_px: i
     return MixPlan(lam=1 - (y1 - y0) * (x1 - x0) / image_size_px**2, box=box)
 
 
-def mix_batch(
-    images: Tensor, labels: Tensor, plans: Sequence[MixPlan], group_size: int
-) -> tuple[Tensor, MixedLabels]:
+def mix_batch(images: Tensor, labels: Tensor, plans: Sequence[MixPlan], group_size: int) -> tuple[Tensor, MixedLabels]:
     """Mixes each group of `group_size` consecutive images with itself in reverse, by its plan.
 
     images [B, 3, H, W] of a floating dtype and any memory format, labels int64 [B], B = len(plans) * group_size.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -38,7 +38,7 @@ def _variants() -> dict[str, DeiTShape]:
         "tiny": (192, 12, 3, 16, (224,)),
         "small": (384, 12, 6, 16, (224,)),
         "base": (768, 12, 12, 16, (224, 384)),
-        "mini": (96, 6, 3, 4, (32,)),
+        "mini": (96, 6, 3, 8, (32,)),
     }
     variants = {}
     for name, (embed_dim, depth, num_heads, patch, sizes) in shapes.items():
@@ -118,7 +118,7 @@ class Block(nn.Module):
 
 
 class DeiT(nn.Module):
-    """ViT/DeiT. Call it for training (both heads) and plain inference (their mean); `forward_heads` gives them apart."""
+    """ViT/DeiT. Call it to train (both heads) and for inference (their mean); `forward_heads` gives them apart."""
 
     def __init__(
         self,
@@ -135,7 +135,9 @@ class DeiT(nn.Module):
         """ValueError when the patches do not tile the image."""
         super().__init__()
         if image_size_px % patch_size_px:
-            raise ValueError(f"model.image_size_px {image_size_px} is not a multiple of the patch size, {patch_size_px}")
+            raise ValueError(
+                f"model.image_size_px {image_size_px} is not a multiple of the patch size, {patch_size_px}"
+            )
         self.num_prefix_tokens = 2 if distilled else 1
         num_patches = (image_size_px // patch_size_px) ** 2
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -161,7 +163,7 @@ class DeiT(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, N, C]: class token, distillation token, patches; positions added to all."""
         patches_BNC = self.patch_embed(images)
-        prefix = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
+        prefix: list[Tensor] = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
         prefix_BNC = torch.cat(prefix, dim=1).expand(len(images), -1, -1)
         return torch.cat([prefix_BNC.to(patches_BNC.dtype), patches_BNC], dim=1) + self.pos_embed
 
@@ -173,7 +175,9 @@ class DeiT(nn.Module):
         """
         x_BNC = self.tokens(images)
         for i, block in enumerate(self.blocks):
-            x_BNC = block(x_BNC, None if drop_path_scale is None else drop_path_scale[2 * i : 2 * i + 2].to(x_BNC.dtype))
+            x_BNC = block(
+                x_BNC, None if drop_path_scale is None else drop_path_scale[2 * i : 2 * i + 2].to(x_BNC.dtype)
+            )
         x_BNC = self.norm(x_BNC[:, : self.num_prefix_tokens])  # the heads read only these tokens
         return Heads(self.head(x_BNC[:, 0]), None if self.head_dist is None else self.head_dist(x_BNC[:, 1]))
 
@@ -226,7 +230,7 @@ def create_student(
         near = difflib.get_close_matches(name, [*DEIT_VARIANTS, *timm.list_models()], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "any name of timm.list_models() will do"
         raise ValueError(f"unknown model.name {name}: {hint}")
-    options = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
+    options: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
     try:
         return timm.create_model(name, pretrained=False, img_size=image_size_px, **options)
     except TypeError:  # a ConvNet takes images of any size, and no img_size

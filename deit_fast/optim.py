@@ -20,13 +20,15 @@ def undecayed_names(model: nn.Module, optim: OptimConfig) -> set[str]:
     """Parameters without weight decay besides vectors and biases: positions and tokens."""
     if isinstance(model, DeiT):
         return {"pos_embed", "cls_token"} | (set() if optim.decay_dist_token else {"dist_token"})
-    return set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    named_by_model = getattr(model, "no_weight_decay", None)  # timm's models
+    return set(named_by_model()) if callable(named_by_model) else set()
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:
     """Two groups: with weight decay, and without (one-dimensional, biases, positions, tokens)."""
     names = undecayed_names(model, optim)
-    decayed, undecayed = [], []
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

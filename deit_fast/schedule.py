@@ -10,7 +10,7 @@ from .config import ScheduleConfig
 def learning_rate(epoch: int, schedule: ScheduleConfig, peak_lr: float) -> float:
     """The rate of the whole epoch `epoch` (from 0): f(max(epoch - 1, 0)).
 
-    f is timm's: a linear warm-up, then a cosine over all epochs, not shifted by the warm-up. The official loop steps the
+    f is timm's: linear warm-up, then a cosine over all epochs, not shifted by the warm-up. The official loop steps the
     scheduler after each epoch with that epoch's own number, so it lags by one; results were published with that.
     """
     t = max(epoch - 1, 0)

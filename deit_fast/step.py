@@ -7,6 +7,7 @@ that what runs per step has no branches and never makes the host wait for the de
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -83,11 +84,11 @@ class TrainStep:
         clip_norm = config.optim.clip_grad_norm
         parameters = list(model.parameters())
 
-        def clip() -> None:
+        def clip(norm: float) -> None:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, clip_norm)
+            nn.utils.clip_grad_norm_(parameters, norm)
 
-        self.clip: Callable[[], None] = (lambda: None) if clip_norm is None else clip
+        self.clip: Callable[[], None] = (lambda: None) if clip_norm is None else partial(clip, clip_norm)
         self.update_ema: Callable[[], None] = (lambda: None) if ema is None else (lambda: ema.update(model))
 
     def __call__(self, batch: Batch, step: int, groups: list[int]) -> Tensor:

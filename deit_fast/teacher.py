@@ -16,6 +16,11 @@ OFFICIAL_WEIGHTS = {"regnety_160": "regnety_160.deit_in1k"}
 """timm's default weights of this name are others than those that taught DeiT."""
 
 
+def full_name(name: str) -> str:
+    """timm's name with the tag of the weights meant; their normalisation and resolution hang on it."""
+    return OFFICIAL_WEIGHTS.get(name, name)
+
+
 class Teacher:
     """Callable: images [B, 3, H, W], normalised for the student -> logits [B, C] without gradient.
 
@@ -34,7 +39,8 @@ class Teacher:
         autocast_dtype: torch.dtype | None,
     ) -> None:
         """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same."""
-        self.model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.model = self.model.to(memory_format=torch.channels_last)
         self.image_size_px, self.device, self.autocast_dtype = image_size_px, device, autocast_dtype
         self.scale = None if scale is None else scale.to(device)
         self.shift = None if shift is None else shift.to(device)
@@ -75,7 +81,8 @@ def build_teacher(
     scale = shift = None
     if (tuple(mean), tuple(std)) != (tuple(student_mean), tuple(student_std)):
         mean_s, std_s, mean_t, std_t = (
-            torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (student_mean, student_std, mean, std)
+            torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1)
+            for values in (student_mean, student_std, mean, std)
         )
         scale, shift = std_s / std_t, (mean_s - mean_t) / std_t
     return Teacher(
@@ -98,18 +105,20 @@ def _load_local(distill: DistillConfig, classes: int) -> Loaded:
     trained = num_classes(weights.state_dict)
     if trained is not None:
         _check_classes(trained, classes, f"distill.teacher_checkpoint {weights.path}")
-    model = timm.create_model(distill.teacher, pretrained=False, num_classes=classes)
+    model = timm.create_model(full_name(distill.teacher), pretrained=False, num_classes=classes)
     try:
         load_weights(model, weights)
     except ValueError as error:
-        raise ValueError(f"distill.teacher {distill.teacher} does not fit distill.teacher_checkpoint: {error}") from error
+        raise ValueError(
+            f"distill.teacher {distill.teacher} does not fit distill.teacher_checkpoint: {error}"
+        ) from error
     if weights.config is not None:  # trained by this trainer: its images are the student's
         return model, IMAGENET_MEAN, IMAGENET_STD, weights.config.get("model", {}).get("image_size_px")
     return model, *_trained_with(model.pretrained_cfg)
 
 
 def _download(distill: DistillConfig, classes: int) -> Loaded:
-    name = OFFICIAL_WEIGHTS.get(distill.teacher, distill.teacher)
+    name = full_name(distill.teacher)
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from deit_fast.dali_pipelines.loader import Batch
 
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import IMAGENET_MEAN, IMAGENET_STD, Config
+from .config_file import config_as_dict, differing_keys, write_config
 from .data import global_batch_size, open_train_and_val, train_loader, validation_loader
 from .distributed import Ranks
 from .ema import Ema
@@ -36,7 +36,7 @@ from .weights import load_weights, read_weights
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the newest checkpoint, the scores of the last evaluation, and the speed of this process's part."""
+    """How a run ended: the newest checkpoint, the last evaluation's scores, and this process's speed."""
 
     finished: bool
     step: int
@@ -57,7 +57,9 @@ def check_config(config: Config) -> None:
     if not 0 <= model.drop_path_rate < 1:
         raise ValueError(f"model.drop_path_rate must be in [0, 1), got {model.drop_path_rate}")
     if config.runtime.batch_size_per_device < 1:
-        raise ValueError(f"runtime.batch_size_per_device must be at least 1, got {config.runtime.batch_size_per_device}")
+        raise ValueError(
+            f"runtime.batch_size_per_device must be at least 1, got {config.runtime.batch_size_per_device}"
+        )
     if distill.kind == "none" and "distilled" in model.name:
         raise ValueError(
             f"distill.kind is none, but model.name {model.name} has a distillation token that nothing would train; "
@@ -124,7 +126,7 @@ class Trainer:
 
     def _build_step(self) -> TrainStep:
         config, ranks = self.config, self.ranks
-        teacher = no_teacher
+        teacher: Callable[[torch.Tensor], torch.Tensor | None] = no_teacher
         if config.distill.kind != "none":
             teacher = build_teacher(
                 config.distill,
@@ -193,7 +195,9 @@ class Trainer:
                 f"({self.folder}/config.yaml), or start from its weights with --model.init_checkpoint {path}"
             )
         if state["classes"] != list(self.classes):
-            raise ValueError(f"checkpoint {path} was trained on other classes than those of data.path {self.config.data.path}")
+            raise ValueError(
+                f"checkpoint {path} was trained on other classes than those of data.path {self.config.data.path}"
+            )
         if state["global_batch_size"] != self.global_batch_size:
             raise ValueError(
                 f"checkpoint {path} was trained with a global batch of {state['global_batch_size']}, now it would be "
@@ -262,7 +266,8 @@ class Trainer:
             group["lr"] = lr
         end = next_border(self.step, steps_per_epoch, config.checkpoint.every_steps)
         self.student.train()
-        loss = torch.zeros((), device=self.ranks.device)
+        # fp64 adds fp32 losses without rounding, so where a stretch ends does not show in the mean
+        loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         logged, start = self.step, time.perf_counter()
         batches.take()
         while self.step < end:
@@ -315,7 +320,8 @@ class Trainer:
             if self.ema:
                 self.ema_scores = evaluate(self.ema.module, self.val_loader, self.ranks, self.precision)
                 row["val_ema"] = self.ema_scores.as_dict()
-            live.say(f"{self.title}  epoch {epoch}  loss {self.sums.mean_loss:.3f}  {top1_line(self.scores, self.ema_scores)}")
+            scored = top1_line(self.scores, self.ema_scores)
+            live.say(f"{self.title}  epoch {epoch}  loss {self.sums.mean_loss:.3f}  {scored}")
         if self.ranks.is_main:
             metrics = MetricsFile(self.folder)
             metrics.keep_epochs(epoch - 1)

@@ -61,7 +61,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as weights ({reason}); it may be damaged, or hold more than tensors, which is not loaded"
+            f"{path} cannot be read as weights ({reason}); it may be damaged, or hold more than tensors"
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not weights")
@@ -85,9 +85,12 @@ def infer_name(state_dict: Mapping[str, Tensor]) -> str | None:
     distilled = "dist_token" in state_dict
     side = round(math.sqrt(state_dict["pos_embed"].shape[1] - 1 - distilled)) * patch
     for name, shape in DEIT_VARIANTS.items():
-        if (shape.embed_dim, shape.depth, shape.patch_size_px, shape.distilled) == (embed_dim, depth, patch, distilled) and (
-            shape.image_size_px == side
-        ):
+        if (shape.embed_dim, shape.depth, shape.patch_size_px, shape.distilled) == (
+            embed_dim,
+            depth,
+            patch,
+            distilled,
+        ) and (shape.image_size_px == side):
             return name
     return None
 
@@ -128,12 +131,13 @@ def load_weights(model: nn.Module, weights: Weights | Mapping[str, Tensor], *, f
 
 
 def _check_fit(source: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    for name, tensor in own.items():
+    for name in own:
         if name not in given:
             raise ValueError(f"{source}weights of another model: {name} is missing")
+    for name, tensor in own.items():
         if given[name].shape != tensor.shape:
             raise ValueError(
-                f"{source}weights of another model: {name} is {tuple(given[name].shape)} there, {tuple(tensor.shape)} here"
+                f"{source}weights of another model: {name} is {tuple(given[name].shape)}, here {tuple(tensor.shape)}"
             )
     for name in given:
         if name not in own:

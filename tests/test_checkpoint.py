@@ -79,7 +79,7 @@ class RunsCode:
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "step_000000001.pt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="step_000000001.pt cannot be read"):
+    with pytest.raises(ValueError, match=r"step_000000001.pt cannot be read"):
         load_checkpoint(path)
 
 
@@ -93,7 +93,7 @@ def test_a_truncated_file_is_named(tmp_path):
 def test_loading_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"step": 1, "model": RunsCode(), "optimizer": {}, "config": {}}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match="evil.pt cannot be read"):
+    with pytest.raises(ValueError, match=r"evil.pt cannot be read"):
         load_checkpoint(tmp_path / "evil.pt")
     assert not (tmp_path / "HERE").exists()
 

@@ -99,7 +99,9 @@ def test_every_recipe_opens_with_its_claim_and_command(recipe):
 
 
 def test_overrides_win_over_the_recipe():
-    config = parse("--config", "deit_tiny", "--optim.lr", "1e-3", "--mix.label_smoothing", "0", "--optim.ema_decay", "null")
+    config = parse(
+        "--config", "deit_tiny", "--optim.lr", "1e-3", "--mix.label_smoothing", "0", "--optim.ema_decay", "null"
+    )
     assert (config.optim.lr, config.mix.label_smoothing, config.optim.ema_decay) == (1e-3, 0, None)
     assert config.schedule.epochs == 300
 
@@ -132,7 +134,7 @@ def test_wrong_use_is_one_line_that_names_the_key(arguments, message):
 def test_wrong_yaml_names_the_file(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match="mine.yaml") as error:
+    with pytest.raises(ValueError, match=r"mine.yaml") as error:
         parse("--config", str(path))
     assert "\n" not in str(error.value)
 

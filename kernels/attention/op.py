@@ -10,7 +10,7 @@ from .reference import attention_reference
 
 
 def attention_sdpa(qkv_BN3HD: Tensor) -> Tensor:
-    """torch's scaled_dot_product_attention; never with a mask, which some fused backwards got wrong (pytorch #196678)."""
+    """torch's scaled_dot_product_attention; never with a mask: some fused backwards got it wrong (pytorch #196678)."""
     B, N, _, H, D = qkv_BN3HD.shape
     q_BHND, k_BHND, v_BHND = qkv_BN3HD.permute(2, 0, 3, 1, 4).unbind(0)
     return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND).transpose(1, 2).reshape(B, N, H * D)

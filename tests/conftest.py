@@ -1,0 +1,44 @@
+"""Real images for all tests: the handwritten digits as the demo writes them, and photographs."""
+
+import shutil
+
+import pytest
+import torch
+
+from deit_fast.benchmarks.photographs import write_photographs
+from deit_fast.digits import write_digits
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """1,437 + 360 JPEGs of 32 x 32 px in 10 classes."""
+    return write_digits(tmp_path_factory.mktemp("digits") / "digits")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits, tmp_path_factory):
+    """10 + 4 digits of each class: 100 and 40 images."""
+    root = tmp_path_factory.mktemp("few") / "digits"
+    for split, count in (("train", 10), ("val", 4)):
+        for folder in sorted((digits / split).iterdir()):
+            (root / split / folder.name).mkdir(parents=True)
+            for path in sorted(folder.iterdir())[:count]:
+                shutil.copy(path, root / split / folder.name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """60 ImageNet-like JPEGs in train/ and val/, of several shapes."""
+    return write_photographs(tmp_path_factory.mktemp("photographs") / "photographs", 60)
+
+
+@pytest.fixture(scope="session")
+def teacher_checkpoint(tmp_path_factory):
+    """A small ConvNet (resnet10t) with 10 classes and its first weights."""
+    import timm
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "resnet10t.pth"
+    torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), path)
+    return path

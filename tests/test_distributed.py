@@ -1,0 +1,72 @@
+"""Two processes under torchrun (gloo): the same training as one process, one set of files, a stop that all agree on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def arguments(data, folder, per_device, *extra):
+    options = {
+        "config": "demo_student",
+        "data.path": data,
+        "checkpoint.dir": folder,
+        "schedule.epochs": 2,
+        "schedule.warmup_epochs": 0,
+        "runtime.batch_size_per_device": per_device,
+        "runtime.precision": "fp32",
+        "runtime.device": "cpu",
+        "mix.group_size": 16,
+        "model.drop_path_rate": 0.1,
+        "eval.every_epochs": 1,
+        "eval.batch_size_per_device": 16,
+    }
+    return ["-m", "deit_fast", "train", *(f"--{key}={value}" for key, value in options.items()), *extra]
+
+
+def run(command):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_two_ranks_train_what_one_trains(few_digits, tmp_path):
+    run([*TORCHRUN, *arguments(few_digits, tmp_path / "two", 16)])
+    done = run([sys.executable, *arguments(few_digits, tmp_path / "one", 32)])
+    assert "images/s" in done.stdout
+    rows = {}
+    for name in ("one", "two"):
+        rows[name] = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert [row["val"]["images"] for row in rows[name]] == [40, 40]  # every image once over all ranks
+    for one, two in zip(rows["one"], rows["two"], strict=True):
+        assert abs(one["loss"] - two["loss"]) < 1e-4 * one["loss"]
+    one, two = (torch.load(tmp_path / name / "step_000000006.pt", weights_only=True) for name in ("one", "two"))
+    for name, value in one["model"].items():
+        # AdamW's first steps have the size of the rate whatever the gradient, so rounding is seen where it is near 0
+        assert (value - two["model"][name]).abs().mean() < 1e-5, name
+
+
+def test_a_stop_signal_saves_once_and_all_ranks_leave(few_digits, tmp_path):
+    command = [*TORCHRUN, *arguments(few_digits, tmp_path / "run", 16, "--schedule.epochs=2000")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "run").glob("*.pt")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=120)
+    finally:
+        process.kill()
+    newest = max((tmp_path / "run").glob("*.pt"))
+    state = torch.load(newest, weights_only=True)
+    assert state["step"] == int(newest.stem.split("_")[1])
+    assert not list((tmp_path / "run").glob("*.partial"))

@@ -1,0 +1,94 @@
+"""The GPU's graphs, built without a GPU: placements, operators that exist there, nothing deprecated."""
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali import backend, fn, pipeline_def
+
+from deit_fast.dali_pipelines.augment import IMAGENET_MEAN, IMAGENET_STD, TrainAugment
+from deit_fast.dali_pipelines.train_graph import build_train_pipeline
+from deit_fast.dali_pipelines.validation_graph import build_validation_pipeline
+
+REGISTERED = {
+    "cpu": set(backend.RegisteredCPUOps()),
+    "gpu": set(backend.RegisteredGPUOps()),
+    "mixed": set(backend.RegisteredMixedOps()),
+}
+OPTIONS = {"batch_size": 8, "num_threads": 2, "device_id": 0, "prefetch_queue_depth": 2}
+
+
+def operators(pipeline):
+    """(schema name, device) of each operator. Construction itself refuses a GPU tensor as a named argument or `if`."""
+    pipeline._build_graph()
+    return [(instance._op.schema.Name(), instance._op.device) for instance in pipeline._ops]
+
+
+def complaints(found):
+    wrong = [f"{name} has no {device} backend" for name, device in found if name not in REGISTERED[device]]
+    return wrong + [f"{name} is deprecated" for name, _ in found if backend.GetSchema(name).IsDeprecated()]
+
+
+def empty(_info):
+    return []
+
+
+def train(device, decoder="auto", **augment):
+    return build_train_pipeline(TrainAugment(**augment), empty, device=device, decoder=decoder, **OPTIONS)
+
+
+@pytest.mark.parametrize("decoder", ["auto", "cpu", "gpu"])
+@pytest.mark.parametrize("geometry", ["exact", "bilinear"])
+def test_the_train_graph_for_a_gpu(decoder, geometry):
+    found = operators(train("gpu", decoder, geometry=geometry))
+    assert not complaints(found)
+    decoders = [device for name, device in found if "decoders__Image" in name or "DecoderSlice" in name]
+    assert decoders == ["cpu" if decoder == "cpu" else "mixed"]
+    on_gpu = {name for name, device in found if device == "gpu"}
+    assert {"Resize", "Flip", "WarpAffine", "CropMirrorNormalize", "Erase"} <= {name.split("__")[-1] for name in on_gpu}
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_graphs_of_both_devices_hold_the_same_operators(device):
+    """One definition: what differs is copies between the devices."""
+    copies = {"Copy", "MakeContiguous", "_conditional__Hint"}
+    one = sorted(name for name, _ in operators(train(device)) if name not in copies)
+    other = sorted(name for name, _ in operators(train("cpu")) if name not in copies)
+    assert one == other
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_validation_graph(device):
+    pipeline = build_validation_pipeline(
+        empty, image_size_px=224, crop_ratio=0.875, mean=IMAGENET_MEAN, std=IMAGENET_STD, device=device, **OPTIONS
+    )
+    found = operators(pipeline)
+    assert not complaints(found)
+    assert ("Resize", device) in found
+
+
+def test_the_check_sees_an_operator_that_a_gpu_lacks():
+    @pipeline_def(batch_size=1, num_threads=1, device_id=0)
+    def pipeline():
+        return fn.peek_image_shape(fn.external_source(lambda: np.zeros(1, np.uint8)).gpu(), device="gpu")
+
+    with pytest.raises(Exception, match=r"(?i)gpu|device"):
+        assert not complaints(operators(pipeline()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_batches_are_the_cpus(photographs):
+    from deit_fast.dali_pipelines.image_folder import scan_image_folder
+    from deit_fast.dali_pipelines.loader import TrainLoader
+    from deit_fast.dali_pipelines.sampler import TrainSampler
+
+    images = scan_image_folder(photographs / "train")
+    sampler = TrainSampler(len(images), global_batch_size=16, group_size=16, repeats=1, seed=0)
+    for decoder in ("cpu", "gpu"):
+        cpu, gpu = (
+            TrainLoader(images, sampler, TrainAugment(), device=device, decoder=chosen).batches(0, 2)
+            for device, chosen in (("cpu", "cpu"), ("cuda", decoder))
+        )
+        for ours, theirs in zip(gpu, cpu, strict=True):
+            difference = (ours.images.cpu() - theirs.images).abs()
+            assert difference.mean() < 0.02

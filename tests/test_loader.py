@@ -1,0 +1,219 @@
+"""The pipelines on real files: against torchvision, the same for any threads and split, errors that name the file."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from deit_fast.dali_pipelines.augment import IMAGENET_MEAN, IMAGENET_STD, TrainAugment
+from deit_fast.dali_pipelines.draws import choose_crop, draw_crops, draw_flips
+from deit_fast.dali_pipelines.image_folder import scan_image_folder
+from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
+from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
+from deit_fast.dali_pipelines.unreadable import BadImageError
+
+AUGMENT = TrainAugment(image_size_px=64)
+
+
+def sampler(images, batch=16, group=8, repeats=3, rank=0, world_size=1):
+    return TrainSampler(
+        len(images),
+        global_batch_size=batch,
+        group_size=group,
+        repeats=repeats,
+        seed=0,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def take(images, first, last, augment=AUGMENT, sample=None, **options):
+    loader = TrainLoader(images, sample or sampler(images), augment, seed=3, **options)
+    return [(batch.images.clone(), batch.labels, batch.views) for batch in loader.batches(first, last)]
+
+
+def pixels(batch):
+    """Back to 0-255."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (batch.float() * std + mean) * 255
+
+
+@pytest.fixture(scope="module")
+def images(photographs):
+    return scan_image_folder(photographs / "train")
+
+
+def test_a_batch_is_what_it_says(images):
+    loader = TrainLoader(images, sampler(images), AUGMENT, seed=3)
+    batch = next(loader.batches(0, 3))
+    assert batch.images.shape == (16, 3, 64, 64)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert (batch.images.dtype, batch.labels.dtype, batch.views.dtype) == (torch.float32, torch.int64, torch.int64)
+    assert batch.labels.tolist() == images.labels[sampler(images).images(0, batch.views.numpy())].tolist()
+    half = next(TrainLoader(images, sampler(images), AUGMENT, seed=3, dtype=torch.bfloat16).batches(0, 3))
+    assert half.images.dtype == torch.float16
+    assert (half.images.float() - batch.images).abs().max() < 4e-3
+
+
+def test_neither_threads_nor_prefetching_nor_the_starting_step_change_a_batch(images):
+    whole = take(images, 0, 6, num_threads=1, prefetch=1)
+    for other in (take(images, 0, 6, num_threads=3, prefetch=4), whole[:4] + take(images, 4, 6)):
+        for mine, theirs in zip(whole, other, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_epochs_follow_without_a_pause_and_differ(images):
+    per_epoch = sampler(images).steps_per_epoch
+    batches = take(images, 0, 2 * per_epoch)
+    assert len(batches) == 2 * per_epoch
+    assert torch.equal(batches[0][2], batches[per_epoch][2])
+    assert not torch.equal(batches[0][0], batches[per_epoch][0])
+
+
+def test_any_split_over_ranks_gives_the_same_views(images):
+    alone = take(images, 0, 2)
+    found = {int(view): image for batch, _, views in alone for view, image in zip(views, batch, strict=True)}
+    for rank in range(2):
+        for batch, _, views in take(images, 0, 2, sample=sampler(images, rank=rank, world_size=2)):
+            for view, image in zip(views, batch, strict=True):
+                assert torch.equal(found.pop(int(view)), image)
+    assert not found
+
+
+def test_repeats_show_an_image_in_different_views(images):
+    (batch, _, views), *_ = take(images, 0, 1)
+    shown = sampler(images).images(0, views.numpy())
+    order = np.argsort(shown, kind="stable")
+    pair = order[:2]
+    assert shown[pair[0]] == shown[pair[1]]
+    assert not torch.equal(batch[pair[0]], batch[pair[1]])
+
+
+def test_without_augmentation_it_is_torchvisions_crop_of_the_same_box(images):
+    """Decode, crop, bicubic resize, flip, normalise: 97 % of pixels within 1 of 255, mean 0.25."""
+    augment = replace(AUGMENT, policy="none", erase_probability=0.0)
+    sample = sampler(images)
+    (batch, _, views), *_ = take(images, 0, 1, augment)
+    shown = sample.images(0, views.numpy())
+    crops, flips = draw_crops(3, 0, views.numpy(), 0.08), draw_flips(3, 0, views.numpy(), 0.5)
+    assert 0 < flips.sum() < len(flips)
+    for i, image in enumerate(shown):
+        picture = Image.open(images.path(image)).convert("RGB")
+        box = choose_crop(crops, i, picture.height, picture.width)
+        resized = transforms.functional.resized_crop(picture, *box, [64, 64], transforms.InterpolationMode.BICUBIC)
+        expected = np.asarray(resized)[:, :: -1 if flips[i] else 1].transpose(2, 0, 1)
+        difference = (pixels(batch[i]) - torch.from_numpy(expected.copy()).float()).abs()
+        assert difference.mean() <= 0.25
+        assert (difference < 1.5).float().mean() >= 0.97
+
+
+def test_erasing_puts_noise_after_normalisation(images):
+    never = take(images, 0, 2, replace(AUGMENT, policy="none", erase_probability=0.0))
+    always = take(images, 0, 2, replace(AUGMENT, policy="none", erase_probability=1.0))
+    for (plain, *_), (erased, *_) in zip(never, always, strict=True):
+        changed = (plain != erased).any(dim=1)
+        for where, image in zip(changed, erased, strict=True):
+            rows, columns = where.any(dim=1).nonzero()[:, 0], where.any(dim=0).nonzero()[:, 0]
+            assert where.sum() == len(rows) * len(columns)  # a rectangle
+            assert 0.01 < where.float().mean() < 0.36
+            assert image[:, where].std() == pytest.approx(1.0, abs=0.35)
+
+
+@pytest.mark.parametrize("crop_ratio", [0.875, 1.0])
+@pytest.mark.parametrize("size", [224, 65])
+def test_validation_is_torchvisions(tmp_path, crop_ratio, size):
+    """Mean difference at most 0.05 of 255, at most 6 anywhere, for odd sizes and both orientations too."""
+    folder = tmp_path / "val" / "a"
+    folder.mkdir(parents=True)
+    source = Image.fromarray(skimage.data.coffee())
+    for i, shape in enumerate([(500, 375), (333, 500), (257, 255), (400, 401), (64, 500), (301, 301), (640, 427)]):
+        source.resize(shape).save(folder / f"{i}.jpg", quality=95)
+    images = scan_image_folder(tmp_path / "val")
+    loader = ValidationLoader(
+        images,
+        ValidationSampler(len(images), batch_size=3),
+        image_size_px=size,
+        crop_ratio=crop_ratio,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+    ours = torch.cat([batch.images.clone() for batch in loader])
+    transform = transforms.Compose(
+        [
+            transforms.Resize(int(size / crop_ratio), transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(size),
+            transforms.PILToTensor(),
+        ]
+    )
+    assert len(ours) == len(images)
+    for i in range(len(images)):
+        expected = transform(Image.open(images.path(i)).convert("RGB")).float()
+        difference = (pixels(ours[i]) - expected).abs()
+        assert difference.mean() <= 0.05, images.path(i)
+        assert difference.max() < 6.5, images.path(i)
+
+
+def test_a_batch_lives_until_the_next_is_asked_for(images):
+    """What the loader hands out is DALI's own memory: it must not change while the trainer works on it."""
+    kept = take(images, 0, 8)
+    batches = TrainLoader(images, sampler(images), AUGMENT, seed=3, prefetch=2).batches(0, 8)
+    for batch, (expected, _, _) in zip(batches, kept, strict=True):
+        torch.randn(200, 200) @ torch.randn(200, 200)  # time for the pipeline to run ahead
+        assert torch.equal(batch.images, expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", "truncated", "missing"])
+def test_a_bad_file_is_named(tmp_path, photographs, content):
+    shutil.copytree(photographs / "train", tmp_path / "train")
+    bad = sorted((tmp_path / "train").rglob("*.jpg"))[5]
+    images = scan_image_folder(tmp_path / "train")
+    if content == "missing":
+        bad.unlink()
+    else:
+        bad.write_bytes(bad.read_bytes()[:3000] if content == "truncated" else content)
+    with pytest.raises(BadImageError, match=bad.name):
+        take(images, 0, sampler(images).steps_per_epoch, sample=sampler(images, repeats=1))
+
+
+def test_unusual_pictures_decode_as_pillow(tmp_path):
+    """Grey, CMYK, progressive, PNG and names that lie: what ImageNet holds too."""
+    folder = tmp_path / "val" / "a"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    smooth = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((96, 80))
+    smooth.convert("L").save(folder / "grey.jpg", quality=95)
+    smooth.convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+    smooth.save(folder / "progressive.jpg", quality=95, progressive=True)
+    smooth.save(folder / "picture.png")
+    smooth.save(folder / "lies.jpg", format="PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated: torchvision's loader does not turn it, and neither does the recipe
+    smooth.save(folder / "rotated.jpg", quality=95, exif=exif)
+    images = scan_image_folder(tmp_path / "val")
+    loader = ValidationLoader(
+        images,
+        ValidationSampler(len(images), batch_size=8),
+        image_size_px=80,
+        crop_ratio=1.0,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+    (batch,) = [batch.images.clone() for batch in loader]
+    for i in range(len(images)):
+        expected = transforms.functional.center_crop(Image.open(images.path(i)).convert("RGB"), [80, 80])
+        difference = np.abs(pixels(batch[i]).numpy() - np.asarray(expected).transpose(2, 0, 1))
+        assert difference.max() <= 3, images.path(i)
+
+
+def test_wrong_options_are_named(images):
+    with pytest.raises(ValueError, match="data.decoder is gpu, but runtime.device is cpu"):
+        TrainLoader(images, sampler(images), AUGMENT, decoder="gpu")
+    with pytest.raises(ValueError, match="eval.crop_ratio"):
+        ValidationLoader(
+            images, ValidationSampler(4, batch_size=2), image_size_px=64, crop_ratio=1.5, mean=(0, 0, 0), std=(1, 1, 1)
+        )
