@@ -25,7 +25,7 @@ check: $(INSTALLED)  ## lint, format, and types of the installed wheel
 
 bench: $(INSTALLED)  ## throughput of loader and step on this machine, held against the budget
 	$(BIN)/deit-fast bench loader
-	$(BIN)/deit-fast bench step
+	$(BIN)/deit-fast bench step --runtime.batch_size_per_device 16 --mix.group_size 16
 
 # An editable install maps four folders into one package (setup.py); its own build runs in the same environment.
 $(INSTALLED): setup.py constraints.txt

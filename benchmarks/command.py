@@ -20,6 +20,8 @@ from deit_fast.environment import describe_environment
 from .timing import Timing
 
 PHOTOGRAPHS = Path("runs/bench/photographs")
+TABLE_WIDTH = 100
+"""Characters; a file or a pipe has no width of its own, and a name cut short is worth little."""
 DEFAULT_RECIPES = {"loader": "deit_tiny", "step": "deit_tiny_distilled"}
 
 
@@ -93,7 +95,7 @@ def show(title: str, rows: dict[str, dict[str, float]]) -> None:
     for name, row in rows.items():
         spread = f"{row['images_per_second_min']:,.1f} - {row['images_per_second_max']:,.1f}"
         table.add_row(name, f"{row['images_per_second']:,.1f}", spread, f"{row['cpu_ms_per_image']:.2f}")
-    Console(soft_wrap=True).print(table)
+    Console(width=max(TABLE_WIDTH, Console().width)).print(table)
 
 
 def show_verdict(images_per_second: float, config: Config, ranks: Ranks) -> None:
