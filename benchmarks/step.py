@@ -12,14 +12,15 @@ import torch
 
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.loader import Batch
+from deit_fast.data import image_dtype
 from deit_fast.distributed import Ranks
 from deit_fast.ema import Ema
 from deit_fast.losses import build_loss
 from deit_fast.optim import build_optimizer
 from deit_fast.precision import DTYPES, autocast, choose_precision, gradient_scaler
 from deit_fast.step import TrainStep, no_teacher
+from deit_fast.student import build_student, compile_blocks
 from deit_fast.teacher import Teacher, full_name
-from deit_fast.trainer import build_student, compile_blocks
 
 from .timing import Timing, Turn, time_in_turns
 
@@ -29,7 +30,7 @@ NUM_CLASSES = 1000
 def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
     """A batch as the loader gives it: channels-last images of normal noise, labels of ImageNet's number.
 
-    The loader gives float16 for bf16 too (loader.DALI_DTYPES).
+    `data.image_dtype` is the loader's.
     """
     count, size = config.runtime.batch_size_per_device, config.model.image_size_px
     generator = torch.Generator().manual_seed(config.runtime.seed)
@@ -62,7 +63,7 @@ def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[str, Timing]:
     """Times the teacher's forward, the student's forward and backward, and the whole step; a turn is one batch."""
     device, precision = ranks.device, choose_precision(config.runtime.precision, ranks.device)
     dtype = DTYPES[precision]
-    batch = synthetic_batch(config, device, torch.float32 if precision == "fp32" else torch.float16)
+    batch = synthetic_batch(config, device, image_dtype(precision))
     student = build_student(config, NUM_CLASSES).to(device).train()
     if config.runtime.compile:
         compile_blocks(student)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .operation import Operation, OperationDraws
 from .philox import Stream, generator, uniforms
-from .rand_augment import AugmentDraws, Operation
+from .train_augment import TrainAugment
 
 ATTEMPTS = 10
 """Draws of a rectangle before giving up, in torchvision's RandomResizedCrop and timm's RandomErasing alike."""
 CROP_RATIO = (3 / 4, 4 / 3)
-ERASE_AREA = (0.02, 1 / 3)
-ERASE_ASPECT = (0.3, 1 / 0.3)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def draw_flips(seed: int, epoch: int, views: np.ndarray, probability: float) -> 
 
 @dataclass(frozen=True)
 class EraseDraws:
-    """Random erasing: a rectangle of normal noise in some of the views."""
+    """One rectangle of random erasing in some of the views."""
 
     erased: np.ndarray
     """int32 [B]."""
@@ -75,37 +74,61 @@ class EraseDraws:
     """int32 [B, 2]: top and left in pixels."""
     shapes: np.ndarray
     """int32 [B, 2]: height and width in pixels."""
-    noise: list[np.ndarray]
-    """float32 [h, w, 3] each; 1 x 1 where nothing is erased."""
+    content: list[np.ndarray]
+    """float32 [h, w, 3] each, in normalised units; 1 x 1 where nothing is erased."""
 
 
-def draw_erasing(seed: int, epoch: int, views: np.ndarray, probability: float, image_size_px: int) -> EraseDraws:
-    """timm's RandomErasing, `pixel` mode, count 1: area uniform in [0.02, 1/3], aspect log-uniform in [0.3, 1/0.3]."""
-    draws = uniforms(seed, Stream.ERASE, epoch, views, 2 * ATTEMPTS + 3)
-    area = ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * draws[:, 3 : 3 + ATTEMPTS]
-    low, high = np.log(ERASE_ASPECT)
-    aspect = np.exp(low + (high - low) * draws[:, 3 + ATTEMPTS :])
-    heights = np.rint(image_size_px * np.sqrt(area * aspect)).astype(np.int32)
-    widths = np.rint(image_size_px * np.sqrt(area / aspect)).astype(np.int32)
-    fits = (heights < image_size_px) & (widths < image_size_px)
-    first = fits.argmax(axis=1)
-    rows = np.arange(len(views))
-    erased = (draws[:, 0] < probability) & fits.any(axis=1)
+def draw_erasing(seed: int, epoch: int, views: np.ndarray, augment: TrainAugment) -> list[EraseDraws]:
+    """timm's RandomErasing: `augment.erase_count` rectangles at most, one after another.
+
+    Area uniform in `erase_area` and shared among the image's rectangles, aspect log-uniform; a rectangle that fits in
+    none of 10 tries is left out.
+    """
+    chosen = uniforms(seed, Stream.ERASE, epoch, views, 2)
+    count = np.where(chosen[:, 0] < augment.erase_probability, 1 + (chosen[:, 1] * augment.erase_count).astype(int), 0)
+    return [
+        _draw_rectangles(seed, epoch, views, augment, count, number) for number in range(1, augment.erase_count + 1)
+    ]
+
+
+def _draw_rectangles(
+    seed: int, epoch: int, views: np.ndarray, augment: TrainAugment, count: np.ndarray, number: int
+) -> EraseDraws:
+    """The rectangle `number` (from 1) of each view that has as many."""
+    size = augment.image_size_px
+    draws = uniforms(seed, Stream.ERASE, epoch, views, 2 * ATTEMPTS + 2, block=number)
+    low, high = augment.erase_area
+    area = (low + (high - low) * draws[:, 2 : 2 + ATTEMPTS]) / np.maximum(count, 1)[:, None]
+    low, high = np.log([augment.erase_aspect_min, 1 / augment.erase_aspect_min])
+    aspect = np.exp(low + (high - low) * draws[:, 2 + ATTEMPTS :])
+    heights = np.rint(size * np.sqrt(area * aspect)).astype(np.int32)
+    widths = np.rint(size * np.sqrt(area / aspect)).astype(np.int32)
+    fits = (heights < size) & (widths < size) & (heights > 0) & (widths > 0)
+    first, rows = fits.argmax(axis=1), np.arange(len(views))
+    erased = (number <= count) & fits.any(axis=1)
     height, width = np.where(erased, heights[rows, first], 1), np.where(erased, widths[rows, first], 1)
-    tops = (draws[:, 1] * (image_size_px - height + 1)).astype(np.int32)
-    lefts = (draws[:, 2] * (image_size_px - width + 1)).astype(np.int32)
-    nothing = np.zeros((1, 1, 3), dtype=np.float32)
-    noise = [
-        generator(seed, Stream.ERASE_NOISE, epoch, int(view)).standard_normal((h, w, 3), dtype=np.float32)
-        if on
-        else nothing
+    tops = (draws[:, 0] * (size - height + 1)).astype(np.int32)
+    lefts = (draws[:, 1] * (size - width + 1)).astype(np.int32)
+    content = [
+        _content(seed, epoch, int(view), augment.erase_mode, number, h, w) if on else NOTHING
         for view, on, h, w in zip(views, erased, height, width, strict=True)
     ]
     anchors, shapes = np.stack([tops, lefts], axis=1), np.stack([height, width], axis=1).astype(np.int32)
-    return EraseDraws(erased.astype(np.int32), anchors, shapes, noise)
+    return EraseDraws(erased.astype(np.int32), anchors, shapes, content)
 
 
-def geometry_matrices(draws: AugmentDraws, place: int, image_size_px: int) -> np.ndarray:
+NOTHING = np.zeros((1, 1, 3), dtype=np.float32)
+
+
+def _content(seed: int, epoch: int, view: int, mode: str, number: int, height: int, width: int) -> np.ndarray:
+    if mode == "const":
+        return np.zeros((height, width, 3), dtype=np.float32)
+    noise = generator(seed, Stream.ERASE_NOISE, epoch, view + (number << 48))
+    shape = (height, width, 3) if mode == "pixel" else (1, 1, 3)
+    return np.broadcast_to(noise.standard_normal(shape, dtype=np.float32), (height, width, 3))
+
+
+def geometry_matrices(draws: OperationDraws, place: int, image_size_px: int) -> np.ndarray:
     """The affine map, output pixel to input pixel, of the geometric operations at one place; float64 [B, 2, 3].
 
     As Pillow's `transform` and `rotate` take it, for square images; the identity for other operations.
@@ -126,3 +149,35 @@ def geometry_matrices(draws: AugmentDraws, place: int, image_size_px: int) -> np
         axis=1,
     )
     return np.where((operation == Operation.ROTATE)[:, None, None], rotation, matrix)
+
+
+BLUR_TAPS = 13
+"""Three boxes of at most 5 pixels, for radii up to 2."""
+
+
+def blur_kernels(draws: OperationDraws, place: int) -> np.ndarray:
+    """Pillow's Gaussian blur of one place as one filter along an axis; float32 [B, BLUR_TAPS].
+
+    Pillow blurs three times with a box whose edge pixels weigh less (Gwosdek et al. 2011), along rows, then along
+    columns. The identity for other operations.
+    """
+    kernels = np.zeros((len(draws.operations), BLUR_TAPS), dtype=np.float32)
+    kernels[:, BLUR_TAPS // 2] = 1
+    for i, (operation, radius) in enumerate(zip(draws.operations[:, place], draws.arguments[:, place], strict=True)):
+        if operation == Operation.GAUSSIAN_BLUR:
+            box = box_kernel(radius)
+            taps = np.convolve(np.convolve(box, box), box)
+            start = (BLUR_TAPS - len(taps)) // 2
+            kernels[i] = 0
+            kernels[i, start : start + len(taps)] = taps
+    return kernels
+
+
+def box_kernel(radius: float, passes: int = 3) -> np.ndarray:
+    """The box that, applied `passes` times, has the standard deviation `radius`; float64 [2 * whole radius + 3]."""
+    variance = radius * radius / passes
+    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    weight = 1 / (2 * (whole + part) + 1)
+    edge = (1 - (2 * whole + 1) * weight) / 2
+    return np.array([edge] + [weight] * (2 * whole + 1) + [edge])

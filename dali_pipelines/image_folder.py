@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ class ImageFolder:
     """uint8 [total]."""
     offsets: np.ndarray
     """int64 [N + 1]."""
+    bad: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """int64: images known to be unreadable (from a manifest)."""
 
     def __len__(self) -> int:
         return len(self.labels)

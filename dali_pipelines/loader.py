@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from nvidia.dali import Pipeline, types
 
-from .augment import TrainAugment
 from .image_folder import ImageFolder
+from .policy import build_policy
 from .sampler import TrainSampler, ValidationSampler
-from .train_graph import build_train_pipeline, draw_inputs, policy_of
-from .unreadable import find_unreadable
+from .train_augment import TrainAugment
+from .train_graph import build_train_pipeline
+from .train_inputs import Source, draw_inputs
+from .unreadable import BadImageError, Substitutes, logger, unreadable_files
 from .validation_graph import build_validation_pipeline
 
-DALI_DTYPES = {torch.float32: types.FLOAT, torch.float16: types.FLOAT16, torch.bfloat16: types.FLOAT16}
-"""DALI has no bfloat16. float16 holds normalised pixels more finely, and autocast takes it as well."""
+DALI_DTYPES = {torch.float32: types.FLOAT, torch.float16: types.FLOAT16, torch.bfloat16: types.FLOAT}
+"""DALI has no bfloat16: it is cast from float32 by torch, the only dtype that costs a copy."""
+
+BadSample = Literal["replace", "raise"]
 
 
 class Batch(NamedTuple):
@@ -38,10 +42,19 @@ def as_torch(output: Any) -> torch.Tensor:
 
 
 class _Loader:
-    """What both loaders share: the device's names, and running a pipeline whose errors name the file."""
+    """What both loaders share: the device's names, and running a pipeline."""
 
-    def __init__(self, images: ImageFolder, device: str, device_id: int, num_threads: int, prefetch: int) -> None:
-        self.images = images
+    def __init__(
+        self,
+        images: ImageFolder,
+        device: str,
+        device_id: int,
+        num_threads: int,
+        prefetch: int,
+        dtype: torch.dtype,
+        bad_sample: BadSample,
+    ) -> None:
+        self.images, self.dtype, self.bad_sample = images, dtype, bad_sample
         self.device = torch.device(device, device_id) if device == "cuda" else torch.device(device)
         self.dali_device = "gpu" if device == "cuda" else "cpu"
         self.pipeline_options: dict[str, Any] = {
@@ -55,14 +68,30 @@ class _Loader:
 
     def _run(self, pipeline: Pipeline, images: np.ndarray, views: np.ndarray) -> Batch:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
-        try:
-            (output,) = pipeline.run(stream)
-        except RuntimeError as error:
-            find_unreadable([self.images.path(image) for image in images], error)
+        (output,) = pipeline.run(stream)
+        pixels = as_torch(output)
+        if self.dtype == torch.bfloat16:
+            pixels = pixels.to(torch.bfloat16)
         labels = torch.from_numpy(self.images.labels[images])
         if self.device.type == "cuda":
             labels = labels.pin_memory().to(self.device, non_blocking=True)
-        return Batch(as_torch(output), labels, torch.from_numpy(views))
+        return Batch(pixels, labels, torch.from_numpy(views))
+
+    def _find_bad(self, images: np.ndarray, error: RuntimeError) -> tuple[list[int], list[str]]:
+        """The batch's bad images and their files after a pipeline failed; the error itself when all can be read.
+
+        BadImageError, naming the first, when bad ones are to stop the run.
+        """
+        paths = {self.images.path(image): int(image) for image in images}
+        files = unreadable_files(list(paths))
+        if not files:
+            raise error
+        if self.bad_sample == "raise":
+            raise BadImageError(
+                f"image {files[0]} cannot be read or decoded; repair it or take it away, or have others shown "
+                "in place of bad ones by --data.bad_sample replace"
+            ) from error
+        return [paths[file] for file in files], files
 
 
 class TrainLoader(_Loader):
@@ -81,14 +110,20 @@ class TrainLoader(_Loader):
         prefetch: int = 2,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        bad_sample: BadSample = "raise",
+        max_bad_fraction: float = 0.01,
     ) -> None:
-        """ValueError for an unknown policy or a decoder that the device does not have."""
-        super().__init__(images, device, device_id, num_threads, prefetch)
-        self.sampler, self.augment, self.seed, self.dtype, self.decoder = sampler, augment, seed, dtype, decoder
-        self.policy = policy_of(augment)
+        """dtype: that of the images, but for augment.normalize off, which gives uint8.
+
+        ValueError for an unknown policy or a decoder that the device does not have.
+        """
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample)
+        self.sampler, self.augment, self.seed, self.decoder = sampler, augment, seed, decoder
+        self.policy = build_policy(augment)
+        self.substitutes = Substitutes(len(images), seed, max_bad_fraction, images.bad)
         self._build(source=lambda _info: [])  # a mistake in the options shows now, not at the first batch
 
-    def _build(self, source: Any) -> Pipeline:
+    def _build(self, source: Source) -> Pipeline:
         return build_train_pipeline(
             self.augment,
             source,
@@ -99,29 +134,42 @@ class TrainLoader(_Loader):
             **self.pipeline_options,
         )
 
-    def _position(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Epoch, views and images of a step of the run."""
-        epoch, step_in_epoch = divmod(step, self.sampler.steps_per_epoch)
-        views = self.sampler.views(step_in_epoch)
-        return epoch, views, self.sampler.images(epoch, views)
-
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The batches of the run's steps first_step to last_step - 1; epochs follow one another without a pause.
-
-        Starting anywhere costs the same: nothing is replayed. ValueError, naming the file, for one that cannot be read.
-        """
+    def _build_from(self, first_step: int, last_step: int) -> Pipeline:
+        """A pipeline whose batches are those of the run's steps from first_step."""
 
         def source(info: Any) -> list[Any]:
             step = first_step + info.iteration
             if step >= last_step:
                 raise StopIteration
             epoch, views, images = self._position(step)
-            return [self._paths(images), *draw_inputs(self.augment, self.policy, self.seed, epoch, views)]
+            return [self._paths(images), *draw_inputs(self.augment, self.policy, self.seed, epoch, views, images)]
 
-        pipeline = self._build(source)
-        for step in range(first_step, last_step):
-            _, views, images = self._position(step)
-            yield self._run(pipeline, images, views)
+        return self._build(source)
+
+    def _position(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Epoch, views and images of a step of the run."""
+        epoch, step_in_epoch = divmod(step, self.sampler.steps_per_epoch)
+        views = self.sampler.views(step_in_epoch)
+        return epoch, views, self.substitutes.replace(epoch, views, self.sampler.images(epoch, views))
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """The batches of the run's steps first_step to last_step - 1; epochs follow one another without a pause.
+
+        Starting anywhere costs the same: nothing is replayed. BadImageError, naming the file, for one that cannot be
+        read, or when too many of them had to be replaced.
+        """
+        pipeline, step = self._build_from(first_step, last_step), first_step
+        while step < last_step:
+            epoch, views, images = self._position(step)
+            try:
+                batch = self._run(pipeline, images, views)
+            except RuntimeError as error:
+                self.substitutes.add(*self._find_bad(images, error))
+                pipeline = self._build_from(step, last_step)
+                continue
+            self.substitutes.replaced_views += int((images != self.sampler.images(epoch, views)).sum())
+            yield batch
+            step += 1
 
 
 class ValidationLoader(_Loader):
@@ -142,12 +190,17 @@ class ValidationLoader(_Loader):
         num_threads: int = 2,
         prefetch: int = 2,
         dtype: torch.dtype = torch.float32,
+        bad_sample: BadSample = "raise",
     ) -> None:
-        """ValueError for a crop ratio outside (0, 1]."""
-        super().__init__(images, device, device_id, num_threads, prefetch)
+        """bad_sample `replace` leaves bad images out, since nothing can stand in for them in a score.
+
+        ValueError for a crop ratio outside (0, 1].
+        """
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample)
         if not 0 < crop_ratio <= 1:
             raise ValueError(f"eval.crop_ratio must be above 0 and at most 1, got {crop_ratio}")
         self.sampler = sampler
+        self.bad = set(images.bad.tolist())
         self.graph_options: dict[str, Any] = {
             "image_size_px": image_size_px,
             "crop_ratio": crop_ratio,
@@ -159,13 +212,35 @@ class ValidationLoader(_Loader):
             "batch_size": sampler.batch_size,
         }
 
-    def __iter__(self) -> Iterator[Batch]:
-        def source(info: Any) -> list[Any]:
-            if info.iteration >= self.sampler.num_batches:
-                raise StopIteration
-            return [self._paths(self.sampler.images(info.iteration))]
+    def _images(self, batch: int) -> np.ndarray:
+        images = self.sampler.images(batch)
+        return images[~np.isin(images, sorted(self.bad))] if self.bad else images
 
-        pipeline = build_validation_pipeline(source, **self.graph_options, **self.pipeline_options)
-        for batch in range(self.sampler.num_batches):
-            images = self.sampler.images(batch)
-            yield self._run(pipeline, images, images)
+    def _build_from(self, batches: list[int]) -> Pipeline:
+        def source(info: Any) -> list[Any]:
+            if info.iteration >= len(batches):
+                raise StopIteration
+            return [self._paths(self._images(batches[info.iteration]))]
+
+        return build_validation_pipeline(source, **self.graph_options, **self.pipeline_options)
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = self._non_empty(range(self.sampler.num_batches))
+        pipeline = self._build_from(left)
+        while left:
+            images = self._images(left[0])
+            try:
+                batch = self._run(pipeline, images, images)
+            except RuntimeError as error:
+                bad, files = self._find_bad(images, error)
+                self.bad.update(bad)
+                for file in files:
+                    logger.warning("image %s cannot be read or decoded; it is left out of the scores", file)
+                left = self._non_empty(left)
+                pipeline = self._build_from(left)
+                continue
+            yield batch
+            left = left[1:]
+
+    def _non_empty(self, batches: Any) -> list[int]:
+        return [batch for batch in batches if len(self._images(batch))]

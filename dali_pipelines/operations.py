@@ -12,6 +12,8 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
+from .draws import BLUR_TAPS
+
 Node = Any
 """A node of a DALI graph."""
 
@@ -96,6 +98,19 @@ def contrast(images: Node, factor: Node) -> Node:
     """Blends with its mean grey, rounded."""
     mean = fn.reductions.mean(luma(images), axes=[0, 1, 2], keep_dims=True, dtype=types.FLOAT)
     return blend(dali_math.floor(mean + 0.5), images, factor)
+
+
+def grayscale(images: Node) -> Node:
+    """Its grey value in all three channels."""
+    gray = fn.cast(luma(images), dtype=types.UINT8)
+    return fn.cat(gray, gray, gray, axis=2)
+
+
+def gaussian_blur(images: Node, kernel: Node) -> Node:
+    """Pillow's GaussianBlur: `draws.blur_kernels` along rows, then along columns, borders repeated."""
+    row, column = fn.reshape(kernel, shape=[1, BLUR_TAPS]), fn.reshape(kernel, shape=[BLUR_TAPS, 1])
+    blurred = fn.filter(fn.filter(images, row, border="clamp", dtype=types.FLOAT), column, border="clamp")
+    return fn.cast(dali_math.floor(blurred + 0.5), dtype=types.UINT8)
 
 
 def sharpness(images: Node, factor: Node, image_size_px: int) -> Node:

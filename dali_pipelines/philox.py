@@ -28,7 +28,8 @@ class Stream(IntEnum):
     MIX = 6
     DROP_PATH = 7
     DROPOUT = 8
-    INIT = 9
+    COLOR_JITTER = 9
+    SUBSTITUTE = 10
 
 
 def philox4x32(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> npt.NDArray[np.uint64]:

@@ -12,36 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .operation import RAND_AUGMENT_OPERATIONS, Operation, OperationDraws
 from .philox import Stream, uniforms
 
 MAX_MAGNITUDE = 10.0
-
-
-class Operation:
-    """timm's increasing set in timm's order, after NONE for an operation that is not applied.
-
-    Plain numbers and not an Enum, which DALI's arithmetic does not take as a constant.
-    """
-
-    NONE = 0
-    AUTO_CONTRAST = 1
-    EQUALIZE = 2
-    INVERT = 3
-    ROTATE = 4
-    POSTERIZE = 5
-    SOLARIZE = 6
-    SOLARIZE_ADD = 7
-    COLOR = 8
-    CONTRAST = 9
-    BRIGHTNESS = 10
-    SHARPNESS = 11
-    SHEAR_X = 12
-    SHEAR_Y = 13
-    TRANSLATE_X = 14
-    TRANSLATE_Y = 15
-
-
-NUM_OPERATIONS = Operation.TRANSLATE_Y
 
 
 @dataclass(frozen=True)
@@ -79,20 +53,10 @@ def parse_rand_augment(text: str) -> RandAugment:
     return RandAugment(values["m"], magnitude_std, int(values["n"]), values["p"])
 
 
-@dataclass(frozen=True)
-class AugmentDraws:
-    """For each view and each of num_ops places: the operation, and its argument as timm's level functions give it."""
-
-    operations: np.ndarray
-    """int32 [B, num_ops], values of `Operation`."""
-    arguments: np.ndarray
-    """float64 [B, num_ops]: enhancement factor, degrees, shear, share of the side, bits, threshold or addend."""
-
-
-def draw_rand_augment(policy: RandAugment, seed: int, epoch: int, views: np.ndarray) -> AugmentDraws:
+def draw_rand_augment(policy: RandAugment, seed: int, epoch: int, views: np.ndarray) -> OperationDraws:
     """The operations of each view, as pure functions of (seed, epoch, view)."""
     draws = uniforms(seed, Stream.AUGMENT, epoch, views, 4 * policy.num_ops).reshape(len(views), policy.num_ops, 4)
-    chosen = 1 + (draws[..., 0] * NUM_OPERATIONS).astype(np.int32)
+    chosen = 1 + (draws[..., 0] * len(RAND_AUGMENT_OPERATIONS)).astype(np.int32)
     operations = np.where(draws[..., 1] < policy.probability, chosen, Operation.NONE)
     if math.isinf(policy.magnitude_std):
         magnitude = draws[..., 2] * policy.magnitude
@@ -101,7 +65,7 @@ def draw_rand_augment(policy: RandAugment, seed: int, epoch: int, views: np.ndar
         noise = torch.special.ndtri(above_zero).numpy()  # the inverse of the normal distribution function
         magnitude = np.clip(policy.magnitude + policy.magnitude_std * noise, 0, MAX_MAGNITUDE)
     sign = np.where(draws[..., 3] < 0.5, -1.0, 1.0)
-    return AugmentDraws(operations.astype(np.int32), level_to_argument(operations, magnitude, sign))
+    return OperationDraws(operations.astype(np.int32), level_to_argument(operations, magnitude, sign))
 
 
 def level_to_argument(operations: np.ndarray, magnitude: np.ndarray, sign: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ With one group a rank this is exactly the official order (`RASampler` of faceboo
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,8 +35,13 @@ class TrainSampler:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        placement: Literal["official", "same_rank"] = "official",
     ) -> None:
         """repeats: how many views an image gets in a row (repeated augmentation; 1: none).
+
+        placement: `official` deals a step's views to the groups in turn, so the views of an image fall to neighbouring
+        ranks; `same_rank` gives each group a run of consecutive views, ordered so that mixing never pairs two views of
+        one image. A step's views are the same, but an image's views share a rank (and one decoding) and a mixing draw.
 
         ValueError, naming the keys, when groups do not divide a rank's batch or an epoch has no full batch.
         """
@@ -49,7 +55,12 @@ class TrainSampler:
                 if local % 2 == 0
                 else f"runtime.batch_size_per_device must be even, since images are mixed in pairs, got {local}"
             )
-        self.num_images, self.repeats, self.seed = num_images, repeats, seed
+        if placement == "same_rank" and group_size < 2 * repeats:
+            raise ValueError(
+                f"data.repeats_placement same_rank needs mix.group_size {group_size} to be at least twice data.repeats "
+                f"{repeats}, or views of one image would be mixed with each other"
+            )
+        self.num_images, self.repeats, self.seed, self.placement = num_images, repeats, seed, placement
         self.group_size, self.num_groups = group_size, global_batch_size // group_size
         self.groups_per_rank, self.rank = local // group_size, rank
         self.steps_per_epoch = self._views_per_group() // group_size
@@ -74,10 +85,14 @@ class TrainSampler:
 
     def views(self, step: int) -> np.ndarray:
         """This rank's views in the epoch's step `step`, group after group; int64 [local batch]."""
-        position = np.arange(self.group_size) * self.num_groups
-        groups = np.array(self.groups(step))
+        groups = np.array(self.groups(step))[:, None]
         start = step * self.group_size * self.num_groups
-        return (start + groups[:, None] + position[None, :]).reshape(-1)
+        if self.placement == "same_rank":
+            # mixing pairs place i with place size - 1 - i: they hold views half a group apart
+            half = np.arange(self.group_size // 2)
+            order = np.concatenate([half, self.group_size // 2 + half[::-1]])
+            return (start + groups * self.group_size + order[None, :]).reshape(-1)
+        return (start + groups + np.arange(self.group_size)[None, :] * self.num_groups).reshape(-1)
 
     def images(self, epoch: int, views: np.ndarray) -> np.ndarray:
         """The image that each view of the epoch shows; int64, same shape."""

@@ -1,13 +1,13 @@
 """The graph from a file path to a training view, for CPU or GPU: read, decode a random crop, resize, augment.
 
-    path -> read -> (peek size, choose crop) -> decode crop -> resize -> flip -> RandAugment -> normalise -> erase
+    path -> read -> (peek size, choose crop) -> decode crop -> resize -> flip -> policy -> normalise -> erase
 
-It draws nothing itself: all choices come in as arrays (draws.py), so that a view is a function of (seed, epoch, view).
+It draws nothing itself: all choices come in as arrays (train_inputs.py), so that a view is a function of (seed, epoch,
+view).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,50 +15,15 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 
 from . import augment as views
-from .augment import TrainAugment
-from .draws import CROP_RATIO, draw_crops, draw_erasing, draw_flips, geometry_matrices
+from .draws import CROP_RATIO
 from .operations import Node
-from .rand_augment import RandAugment, draw_rand_augment, parse_rand_augment
+from .policy import build_policy
+from .resize import resize_bicubic, shorter_side_to
+from .train_augment import TrainAugment
+from .train_inputs import Source, describe_inputs
 
-Source = Callable[[Any], list[Any]]
-"""DALI's callback: BatchInfo -> one entry per output, each a list or an array over the batch."""
-
-
-def policy_of(augment: TrainAugment) -> RandAugment | None:
-    """The parsed policy; None for none. ValueError for an unknown one."""
-    return parse_rand_augment(augment.rand_augment) if augment.policy == "rand" else None
-
-
-def draw_inputs(
-    augment: TrainAugment, policy: RandAugment | None, seed: int, epoch: int, view: np.ndarray
-) -> list[Any]:
-    """All arrays of a batch that the graph takes after the paths, in its order."""
-    crop = draw_crops(seed, epoch, view, augment.crop_scale_min)
-    inputs: list[Any] = [crop.widths, crop.heights, crop.position]
-    inputs.append(draw_flips(seed, epoch, view, augment.flip_probability))
-    if policy is not None:
-        drawn = draw_rand_augment(policy, seed, epoch, view)
-        for place in range(policy.num_ops):
-            inputs.append(np.ascontiguousarray(drawn.operations[:, place]))
-            inputs.append(drawn.arguments[:, place].astype(np.float32))
-            inputs.append(geometry_matrices(drawn, place, augment.image_size_px).astype(np.float32))
-    if augment.erase_probability > 0:
-        erasing = draw_erasing(seed, epoch, view, augment.erase_probability, augment.image_size_px)
-        inputs += [erasing.erased, erasing.anchors, erasing.shapes, erasing.noise]
-    return inputs
-
-
-def input_dims(augment: TrainAugment, policy: RandAugment | None) -> list[int]:
-    """Dimensions of each input per sample, the path first: DALI asks for them before it sees the first batch."""
-    dims = [1, 1, 1, 1, 0] + [0, 0, 2] * (policy.num_ops if policy else 0)
-    return dims + ([0, 1, 1, 3] if augment.erase_probability > 0 else [])
-
-
-def input_dtypes(augment: TrainAugment, policy: RandAugment | None) -> list[types.DALIDataType]:
-    """dtype of each input."""
-    dtypes = [types.UINT8, types.FLOAT, types.FLOAT, types.FLOAT, types.INT32]
-    dtypes += [types.INT32, types.FLOAT, types.FLOAT] * (policy.num_ops if policy else 0)
-    return dtypes + ([types.INT32, types.INT32, types.INT32, types.FLOAT] if augment.erase_probability > 0 else [])
+SIMPLE_CROP_PADDING_PX = 4
+"""DeiT III's `src`: torchvision's RandomCrop with this padding, mirrored."""
 
 
 def choose_crop(encoded: Node, widths: Node, heights: Node, position: Node) -> tuple[Node, Node]:
@@ -94,6 +59,31 @@ def decode_device(device: str, decoder: str) -> str:
     return "mixed" if device == "gpu" and decoder in ("auto", "gpu") else "cpu"
 
 
+def decode(encoded: Node, device: str, **region: Node) -> Node:
+    """RGB HWC uint8 as Pillow decodes it: no rotation by EXIF, smooth chroma; `region`: start and shape of a crop."""
+    options = {
+        "device": device,
+        "output_type": types.RGB,
+        "adjust_orientation": False,
+        "jpeg_fancy_upsampling": True,
+    }
+    if device == "mixed":
+        options |= {"hw_decoder_load": 0.9}
+    if region:
+        return fn.decoders.image_slice(encoded, axes=[0, 1], **region, **options)
+    return fn.decoders.image(encoded, **options)
+
+
+def decode_once(encoded: Node, device: str, is_first: Node, first: Node) -> Node:
+    """Decodes the first view of each image of the batch; the others take its pixels. is_first, first: CPU int32."""
+    if is_first != 0:
+        images = decode(encoded, device)
+    else:
+        blank = fn.reshape(fn.cast(encoded[0:3], dtype=types.UINT8), shape=[1, 1, 3], layout="HWC")
+        images = blank.gpu() if device == "mixed" else blank
+    return fn.permute_batch(images, indices=first)
+
+
 def build_train_pipeline(
     augment: TrainAugment,
     source: Source,
@@ -105,42 +95,73 @@ def build_train_pipeline(
 ) -> Pipeline:
     """The pipeline, not yet built: one output, normalised images HWC in `dtype` on `device` (cpu or gpu).
 
-    pipeline_options: batch_size, num_threads, device_id, prefetch_queue_depth. ValueError for an unknown policy.
+    With augment.normalize off, bytes come out. pipeline_options: batch_size, num_threads, device_id,
+    prefetch_queue_depth. ValueError for an unknown policy.
     """
-    policy, decode_on, size = policy_of(augment), decode_device(device, decoder), augment.image_size_px
-    dims, dtypes = input_dims(augment, policy), input_dtypes(augment, policy)
+    policy, decode_on = build_policy(augment), decode_device(device, decoder)
+    described = describe_inputs(augment, policy)
 
     @pipeline_def(enable_conditionals=True, exec_dynamic=True, **pipeline_options)
     def train_pipeline() -> Node:
-        inputs = list(
-            fn.external_source(
-                source=source, num_outputs=len(dims), batch=True, batch_info=True, dtype=dtypes, ndim=dims
-            )
+        nodes = fn.external_source(
+            source=source,
+            num_outputs=len(described),
+            batch=True,
+            batch_info=True,
+            dtype=[kind.dtype for kind in described],
+            ndim=[kind.ndim for kind in described],
         )
-        path, widths, heights, position, flip = inputs[:5]
-        encoded = fn.io.file.read(path)
-        start, shape = choose_crop(encoded, widths, heights, position)
-        images = fn.decoders.image_slice(
-            encoded,
-            start=start,
-            shape=shape,
-            axes=[0, 1],
-            device=decode_on,
-            output_type=types.RGB,
-            adjust_orientation=False,
-            jpeg_fancy_upsampling=True,
-        )
-        if device == "gpu":
-            images = images.gpu()
-        images = fn.resize(images, size=[size, size], interp_type=types.INTERP_CUBIC, antialias=True)
-        images = fn.flip(images, horizontal=flip)
-        for place in range(policy.num_ops if policy else 0):
-            operation, argument, matrix = inputs[5 + 3 * place : 8 + 3 * place]
-            images = views.apply_operation(images, operation, argument, matrix, augment)
-        if augment.erase_probability == 0:
-            return views.normalize(images, augment.mean, augment.std, dtype)
-        erased, anchor, shape, noise = inputs[-4:]
-        noise = noise.gpu() if device == "gpu" else noise
-        return views.normalize_and_erase(images, erased, anchor, shape, noise, augment, dtype)
+        given = {kind.name: node for kind, node in zip(described, nodes)}  # noqa: B905 - AutoGraph's zip lacks strict
+        encoded = fn.io.file.read(given["path"])
+        images = crop(encoded, given, augment, device, decode_on)
+        images = fn.flip(images, horizontal=given["flip"])
+        for k, place in enumerate(policy.places):
+            table = given.get(f"table {k}")
+            images = views.apply_place(images, place, given[f"operation {k}"], given[f"argument {k}"], table, augment)
+        return finish(images, given, augment, device, dtype)
 
     return train_pipeline()
+
+
+def crop(encoded: Node, given: dict[str, Node], augment: TrainAugment, device: str, decode_on: str) -> Node:
+    """From the file's bytes to the square view, on `device`."""
+    size = augment.image_size_px
+    if augment.crop == "simple":
+        start = shape = None
+    else:
+        start, shape = choose_crop(encoded, given["crop widths"], given["crop heights"], given["crop position"])
+    if augment.decode_once:
+        images = decode_once(encoded, decode_on, given["is first"], given["first"])
+    elif augment.crop == "simple":
+        images = decode(encoded, decode_on)
+    else:
+        images = decode(encoded, decode_on, start=start, shape=shape)
+    if device == "gpu" and decode_on == "cpu":
+        images = images.gpu()
+    if augment.crop == "simple":
+        target = shorter_side_to(size, fn.peek_image_shape(encoded, adjust_orientation=False))
+        padded = views.reflect_padded(resize_bicubic(images, target), SIMPLE_CROP_PADDING_PX)
+        free = target - float(size) + float(2 * SIMPLE_CROP_PADDING_PX)
+        corner = fn.cast(dali_math.floor(given["crop position"] * (free + 1.0)), dtype=types.INT32)
+        return fn.slice(padded, start=corner, shape=[size, size], axes=[0, 1])
+    if augment.decode_once:
+        images = fn.slice(images, start=start, shape=shape, axes=[0, 1])
+    return fn.resize(images, size=[size, size], interp_type=types.INTERP_CUBIC, antialias=True)
+
+
+def finish(images: Node, given: dict[str, Node], augment: TrainAugment, device: str, dtype: types.DALIDataType) -> Node:
+    """Normalises and erases; DALI does no arithmetic in float16, so what erases works in float32 before the cast."""
+    count = augment.erase_count if augment.erase_probability > 0 else 0
+    if not augment.normalize:
+        for k in range(count):
+            rectangle = given[f"erased {k}"], given[f"erase anchor {k}"], given[f"erase shape {k}"]
+            images = views.erase_bytes(images, *rectangle, augment.mean)
+        return images
+    if count == 0:
+        return views.normalize(images, augment.mean, augment.std, dtype)
+    images = views.normalize(images, augment.mean, augment.std, types.FLOAT)
+    for k in range(count):
+        rectangle = given[f"erased {k}"], given[f"erase anchor {k}"], given[f"erase shape {k}"]
+        content = given[f"erase content {k}"]
+        images = views.erase(images, *rectangle, content.gpu() if device == "gpu" else content, augment.image_size_px)
+    return images if dtype == types.FLOAT else fn.cast(images, dtype=dtype)

@@ -1,38 +1,95 @@
-"""After a pipeline failed: which of the batch's files cannot be read. DALI names some, and only numbers others."""
+"""Files that cannot be read or decoded: which of a batch, and what is shown in their place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NoReturn
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, pipeline_def, types
 
 from .operations import Node
+from .philox import Stream, uniforms
+
+logger = logging.getLogger(__name__)
 
 
 class BadImageError(ValueError):
     """A file of the data set that cannot be read or decoded."""
 
 
-def can_be_read(path: str) -> bool:
-    """Whether DALI reads and decodes the file, tried alone on the CPU."""
+def unreadable_files(paths: Sequence[str]) -> list[str]:
+    """Those of the files that DALI cannot read or decode, each tried alone on the CPU.
+
+    DALI's own messages name some of them, and only number others.
+    """
+    bad: list[str] = []
+    start = 0
+    while start < len(paths):
+        pipeline = _one_by_one(paths[start:])
+        for path in paths[start:]:
+            start += 1
+            try:
+                pipeline.run()
+            except RuntimeError:
+                bad.append(path)
+                break  # a pipeline that failed is not used again
+    return bad
+
+
+def _one_by_one(paths: Sequence[str]) -> Pipeline:
+    """Decodes one file after another."""
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    def one() -> Node:
-        encoded = fn.io.file.read(types.Constant(np.frombuffer(path.encode(), dtype=np.uint8)))
-        return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False)
+    def decode_alone() -> Node:
+        files = iter(paths)
 
-    try:
-        one().run()
-    except RuntimeError:
-        return False
-    return True
+        def source() -> Any:
+            return [np.frombuffer(os.fsencode(next(files)), dtype=np.uint8)]
+
+        path = fn.external_source(source=source, batch=True, dtype=types.UINT8, ndim=1)
+        return fn.decoders.image(fn.io.file.read(path), output_type=types.RGB, adjust_orientation=False)
+
+    return decode_alone()
 
 
-def find_unreadable(paths: Sequence[str], error: RuntimeError) -> NoReturn:
-    """Raises BadImageError with the first file of the batch that fails alone, else the pipeline's own error."""
-    for path in paths:
-        if not can_be_read(path):
-            raise BadImageError(f"image {path} cannot be read or decoded; repair it or take it away") from error
-    raise error
+class Substitutes:
+    """Shows other images in place of the bad ones, and counts both.
+
+    The image that a view shows instead is a pure function of (seed, epoch, view, attempt): whenever a bad file is found
+    out, and on however many devices, the run trains on the same images.
+    """
+
+    def __init__(self, num_images: int, seed: int, max_bad_fraction: float, bad: Iterable[int] = ()) -> None:
+        """ValueError when too many are bad already."""
+        self.num_images, self.seed, self.max_bad_fraction = num_images, seed, max_bad_fraction
+        self.bad: set[int] = set()
+        self.replaced_views = 0
+        self._bad_array = np.zeros(0, dtype=np.int64)
+        self.add(bad)
+
+    def add(self, bad: Iterable[int], files: Sequence[str] = ()) -> None:
+        """Takes note of bad images; BadImageError when their share passes max_bad_fraction."""
+        self.bad.update(int(image) for image in bad)
+        self._bad_array = np.array(sorted(self.bad), dtype=np.int64)
+        for file in files:
+            logger.warning("image %s cannot be read or decoded; others are shown in its place", file)
+        if len(self.bad) > self.max_bad_fraction * self.num_images:
+            named = f", the last of them {files[-1]}" if files else ""
+            raise BadImageError(
+                f"{len(self.bad)} of {self.num_images} images cannot be read or decoded{named}: more than "
+                f"data.max_bad_fraction {self.max_bad_fraction}; `deit-fast data scan` lists them all"
+            )
+
+    def replace(self, epoch: int, views: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """The images to show; int64, same shape."""
+        if not self.bad:
+            return images
+        shown, attempt = images.copy(), 0
+        while (bad := np.isin(shown, self._bad_array)).any():
+            draws = uniforms(self.seed, Stream.SUBSTITUTE, epoch, views[bad], 1, block=attempt)
+            shown[bad] = (draws[:, 0] * self.num_images).astype(np.int64)
+            attempt += 1
+        return shown

@@ -21,6 +21,12 @@ class DataConfig:
     """Folder that holds `train/` and `val/`, each with one folder of images per class."""
     repeats: int = 3
     """Repeated augmentation: views of each image in one epoch; 1 turns it off (DeiT: 3)."""
+    repeats_placement: Literal["official", "same_rank"] = "official"
+    """same_rank: an image's views share a device and one decoding; cheaper, and not the recipe (see sampler.py)."""
+    bad_sample: Literal["replace", "raise"] = "replace"
+    """A file that cannot be read: replace shows another image in its place and goes on; raise stops the run."""
+    max_bad_fraction: float = 0.01
+    """With bad_sample replace: the run stops when a larger share of the images is bad."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded; auto: where the rest of the pipeline runs."""
     num_threads: int | None = None
@@ -47,18 +53,26 @@ class ModelConfig:
 class AugmentConfig:
     """What happens to a training image before mixing (timm's `create_transform`)."""
 
-    policy: Literal["rand", "none"] = "rand"
-    """rand: RandAugment; none: only crop and flip."""
+    policy: Literal["rand", "three", "none"] = "rand"
+    """rand: RandAugment; three: 3-Augment (DeiT III); none: only crop and flip."""
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """RandAugment in timm's notation: magnitude m of 10, its noise mstd, operations n, probability p."""
     geometry: Literal["exact", "bilinear"] = "exact"
     """Rotation, shear and translation: exact is Pillow's bicubic, as timm uses; bilinear is cheaper, not the recipe."""
+    color_jitter: float = 0.0
+    """Strength of brightness, contrast and saturation jitter, after the policy; 0: none."""
+    crop: Literal["resized", "simple"] = "resized"
+    """resized: random resized crop; simple: shorter side resized, then a random crop (DeiT III's src)."""
     crop_scale_min: float = 0.08
     """Smallest area of the random resized crop, as a share of the image (the largest is 1)."""
     flip_probability: float = 0.5
     """Probability of a horizontal flip."""
     erase_probability: float = 0.25
-    """Probability of random erasing (one rectangle of noise per pixel, after normalization)."""
+    """Probability of random erasing, after normalization."""
+    erase_mode: Literal["pixel", "rand", "const"] = "pixel"
+    """Normal noise for each pixel, one normal colour for each rectangle, or the mean colour."""
+    erase_count: int = 1
+    """Most rectangles in one image."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deit_fast.dali_pipelines.augment import TrainAugment
+import torch
+
 from deit_fast.dali_pipelines.image_folder import ImageFolder, scan_image_folder
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
+from deit_fast.dali_pipelines.train_augment import TrainAugment
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, DataConfig, EvalConfig
 from .distributed import Ranks
-from .precision import DTYPES
 
 
 def open_images(data: DataConfig, split: str) -> ImageFolder:
@@ -40,19 +41,29 @@ def global_batch_size(config: Config, ranks: Ranks) -> int:
     return config.runtime.batch_size_per_device * ranks.world_size
 
 
-def train_augment(augment: AugmentConfig, image_size_px: int) -> TrainAugment:
+def train_augment(augment: AugmentConfig, image_size_px: int, *, decode_once: bool = False) -> TrainAugment:
     """The training view as the pipelines describe it."""
     return TrainAugment(
         image_size_px=image_size_px,
+        crop=augment.crop,
         crop_scale_min=augment.crop_scale_min,
         flip_probability=augment.flip_probability,
         policy=augment.policy,
         rand_augment=augment.rand_augment,
+        color_jitter=augment.color_jitter,
         geometry=augment.geometry,
         erase_probability=augment.erase_probability,
+        erase_mode=augment.erase_mode,
+        erase_count=augment.erase_count,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        decode_once=decode_once,
     )
+
+
+def image_dtype(precision: str) -> torch.dtype:
+    """That of the loader's images: float16 for bf16 too, which DALI lacks; it holds normalised pixels more finely."""
+    return torch.float32 if precision == "fp32" else torch.float16
 
 
 def train_loader(config: Config, images: ImageFolder, ranks: Ranks, precision: str) -> TrainLoader:
@@ -65,18 +76,22 @@ def train_loader(config: Config, images: ImageFolder, ranks: Ranks, precision: s
         seed=config.runtime.seed,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        placement=config.data.repeats_placement,
     )
+    decode_once = config.data.repeats_placement == "same_rank"
     return TrainLoader(
         images,
         sampler,
-        train_augment(config.augment, config.model.image_size_px),
+        train_augment(config.augment, config.model.image_size_px, decode_once=decode_once),
         device=ranks.device.type,
         device_id=ranks.device.index or 0,
         decoder=config.data.decoder,
         num_threads=config.data.num_threads or ranks.cores,
         prefetch=config.data.prefetch,
-        dtype=DTYPES[precision],
+        dtype=image_dtype(precision),
         seed=config.runtime.seed,
+        bad_sample=config.data.bad_sample,
+        max_bad_fraction=config.data.max_bad_fraction,
     )
 
 
@@ -99,5 +114,6 @@ def validation_loader(
         decoder=data.decoder,
         num_threads=data.num_threads or ranks.cores,
         prefetch=data.prefetch,
-        dtype=DTYPES[precision],
+        dtype=image_dtype(precision),
+        bad_sample=data.bad_sample,
     )

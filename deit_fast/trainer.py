@@ -18,6 +18,7 @@ from deit_fast.dali_pipelines.loader import Batch
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import IMAGENET_MEAN, IMAGENET_STD, Config
 from .config_file import config_as_dict, differing_keys, write_config
+from .config_rules import check_config
 from .data import global_batch_size, open_train_and_val, train_loader, validation_loader
 from .distributed import Ranks
 from .ema import Ema
@@ -25,13 +26,13 @@ from .evaluate import Scores, evaluate
 from .interrupt import StopRequest, catch_stop_signals
 from .losses import build_loss
 from .metrics import EpochSums, LiveLine, MetricsFile, WaitClock
-from .model import create_student, has_dist_head
 from .optim import build_optimizer, scaled_lr
 from .precision import DTYPES, choose_precision, gradient_scaler
 from .schedule import learning_rate
 from .step import TrainStep, no_teacher
+from .student import build_student, compile_blocks
 from .teacher import build_teacher
-from .weights import load_weights, read_weights
+from .weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -45,53 +46,6 @@ class Outcome:
     ema_scores: Scores | None
     images_per_second: float
     data_wait_fraction: float
-
-
-def check_config(config: Config) -> None:
-    """Rules across fields; ValueError naming both keys."""
-    distill, model = config.distill, config.model
-    if config.schedule.epochs < 1:
-        raise ValueError(f"schedule.epochs must be at least 1, got {config.schedule.epochs}")
-    if not 0 <= config.mix.label_smoothing < 1:
-        raise ValueError(f"mix.label_smoothing must be in [0, 1), got {config.mix.label_smoothing}")
-    if not 0 <= model.drop_path_rate < 1:
-        raise ValueError(f"model.drop_path_rate must be in [0, 1), got {model.drop_path_rate}")
-    if config.runtime.batch_size_per_device < 1:
-        raise ValueError(
-            f"runtime.batch_size_per_device must be at least 1, got {config.runtime.batch_size_per_device}"
-        )
-    if distill.kind == "none" and "distilled" in model.name:
-        raise ValueError(
-            f"distill.kind is none, but model.name {model.name} has a distillation token that nothing would train; "
-            f"use --model.name {model.name.replace('_distilled', '')} or --distill.kind hard"
-        )
-
-
-def build_student(config: Config, num_classes: int) -> nn.Module:
-    """The student with its first weights: seeded, or model.init_checkpoint's."""
-    torch.manual_seed(config.runtime.seed)
-    student = create_student(
-        config.model.name,
-        num_classes=num_classes,
-        image_size_px=config.model.image_size_px,
-        drop_path_rate=config.model.drop_path_rate,
-        attention=config.runtime.attention,
-    )
-    if config.distill.kind != "none" and not has_dist_head(student):
-        raise ValueError(
-            f"distill.kind is {config.distill.kind}, but model.name {config.model.name} has no distillation token; "
-            "use a deit_*_distilled_* model or --distill.kind none"
-        )
-    if config.model.init_checkpoint:
-        load_weights(student, read_weights(config.model.init_checkpoint).state_dict, finetune=True)
-    return student
-
-
-def compile_blocks(student: nn.Module) -> None:
-    """Compiles block by block: one small graph used for all, and DDP keeps overlapping its all-reduce between them."""
-    blocks = getattr(student, "blocks", None)
-    for module in blocks if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else [student]:
-        module.compile(dynamic=False)
 
 
 class Trainer:

@@ -144,15 +144,23 @@ def test_checkpoints_that_do_not_fit(capsys, tmp_path, few_digits):
     assert "cannot be read" in wrong_use(capsys, *again, "--checkpoint.resume", "auto")
 
 
-def test_a_bad_image_stops_with_its_name(capsys, tmp_path, few_digits):
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--data.bad_sample", "raise"], "cannot be read or decoded"),
+        (["--data.max_bad_fraction", "0.005"], "1 of 100 images cannot be read or decoded"),
+    ],
+)
+def test_a_bad_image_stops_with_its_name(capsys, tmp_path, few_digits, options, named):
     shutil.copytree(few_digits, tmp_path / "data")
     bad = sorted((tmp_path / "data" / "train").rglob("*.jpg"))[0]
     bad.write_bytes(b"garbage")
     repeats = ("--data.repeats", "1", "--checkpoint.dir", str(tmp_path / "run"), "--schedule.epochs", "3")
-    code = main([str(part) for part in train(tmp_path / "data", *small(*repeats))])
+    code = main([str(part) for part in train(tmp_path / "data", *small(*repeats, *options))])
     line = capsys.readouterr().err.splitlines()[-1]
     assert code == 2
-    assert f"image {bad} cannot be read or decoded" in line
+    assert str(bad) in line
+    assert named in line
 
 
 def test_debug_adds_the_traceback(capsys, tmp_path):

@@ -10,14 +10,14 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import RandomResizedCrop
 
 from deit_fast.dali_pipelines.draws import choose_crop, draw_crops, draw_erasing, draw_flips
+from deit_fast.dali_pipelines.operation import RAND_AUGMENT_OPERATIONS, Operation
 from deit_fast.dali_pipelines.rand_augment import (
-    NUM_OPERATIONS,
-    Operation,
     RandAugment,
     draw_rand_augment,
     level_to_argument,
     parse_rand_augment,
 )
+from deit_fast.dali_pipelines.train_augment import TrainAugment
 
 VIEWS = np.arange(20000)
 ALPHA = 1e-6
@@ -66,7 +66,7 @@ def test_flips():
 
 def test_erasing_is_distributed_as_timms():
     size, count = 224, 3000
-    draws = draw_erasing(0, 0, np.arange(4 * count), 0.25, size)
+    draws = draw_erasing(0, 0, np.arange(4 * count), TrainAugment(image_size_px=size))[0]
     assert abs(draws.erased.mean() - 0.25) < 5 * (0.25 * 0.75 / len(draws.erased)) ** 0.5
     chosen = draws.erased == 1
     random.seed(0)
@@ -83,14 +83,14 @@ def test_erasing_is_distributed_as_timms():
 
 
 def test_erasing_noise_is_normal_and_only_where_needed():
-    draws = draw_erasing(0, 0, VIEWS[:400], 0.25, 64)
-    for erased, shape, noise in zip(draws.erased, draws.shapes, draws.noise, strict=True):
+    draws = draw_erasing(0, 0, VIEWS[:400], TrainAugment(image_size_px=64))[0]
+    for erased, shape, noise in zip(draws.erased, draws.shapes, draws.content, strict=True):
         assert noise.shape == ((*shape, 3) if erased else (1, 1, 3))
-    noise = np.concatenate([noise.ravel() for noise, erased in zip(draws.noise, draws.erased, strict=True) if erased])
+    noise = np.concatenate([noise.ravel() for noise, erased in zip(draws.content, draws.erased, strict=True) if erased])
     assert abs(noise.mean()) < 5 / len(noise) ** 0.5
     assert abs(noise.std() - 1) < 5 / (2 * len(noise)) ** 0.5
-    again = draw_erasing(0, 0, VIEWS[100:200], 0.25, 64)
-    assert all(np.array_equal(a, b) for a, b in zip(again.noise, draws.noise[100:200], strict=True))
+    again = draw_erasing(0, 0, VIEWS[100:200], TrainAugment(image_size_px=64))[0]
+    assert all(np.array_equal(a, b) for a, b in zip(again.content, draws.content[100:200], strict=True))
 
 
 def test_operations_are_chosen_evenly():
@@ -99,8 +99,8 @@ def test_operations_are_chosen_evenly():
     operations = draw_rand_augment(policy, 0, 0, VIEWS).operations
     applied = operations[operations != Operation.NONE]
     assert abs(len(applied) / operations.size - 0.5) < 5 * 0.5 / operations.size**0.5
-    counts = np.bincount(applied, minlength=NUM_OPERATIONS + 1)[1:]
-    expected = len(applied) / NUM_OPERATIONS
+    counts = np.bincount(applied, minlength=len(RAND_AUGMENT_OPERATIONS) + 1)[1:]
+    expected = len(applied) / len(RAND_AUGMENT_OPERATIONS)
     assert ((counts - expected) ** 2 / expected).sum() < 59.7
     assert np.corrcoef(operations.T)[0, 1] < 5 / len(VIEWS) ** 0.5  # the two places do not depend on each other
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from nvidia.dali import backend, fn, pipeline_def
 
-from deit_fast.dali_pipelines.augment import IMAGENET_MEAN, IMAGENET_STD, TrainAugment
+from deit_fast.dali_pipelines.train_augment import IMAGENET_MEAN, IMAGENET_STD, TrainAugment
 from deit_fast.dali_pipelines.train_graph import build_train_pipeline
 from deit_fast.dali_pipelines.validation_graph import build_validation_pipeline
 

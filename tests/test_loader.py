@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from deit_fast.dali_pipelines.augment import IMAGENET_MEAN, IMAGENET_STD, TrainAugment
 from deit_fast.dali_pipelines.draws import choose_crop, draw_crops, draw_flips
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
+from deit_fast.dali_pipelines.train_augment import IMAGENET_MEAN, IMAGENET_STD, TrainAugment
 from deit_fast.dali_pipelines.unreadable import BadImageError
 
 AUGMENT = TrainAugment(image_size_px=64)
@@ -55,9 +55,22 @@ def test_a_batch_is_what_it_says(images):
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert (batch.images.dtype, batch.labels.dtype, batch.views.dtype) == (torch.float32, torch.int64, torch.int64)
     assert batch.labels.tolist() == images.labels[sampler(images).images(0, batch.views.numpy())].tolist()
-    half = next(TrainLoader(images, sampler(images), AUGMENT, seed=3, dtype=torch.bfloat16).batches(0, 3))
-    assert half.images.dtype == torch.float16
-    assert (half.images.float() - batch.images).abs().max() < 4e-3
+    for dtype, rounding in ((torch.float16, 4e-3), (torch.bfloat16, 3e-2)):
+        half = next(TrainLoader(images, sampler(images), AUGMENT, seed=3, dtype=dtype).batches(0, 3))
+        assert half.images.dtype == dtype
+        assert half.images.is_contiguous(memory_format=torch.channels_last)
+        assert (half.images.float() - batch.images).abs().max() < rounding
+
+
+def test_bytes_come_out_when_asked_for(images):
+    """What normalisation makes of them is what the normalising graph gives; erased places hold the mean colour."""
+    augment = replace(AUGMENT, erase_mode="const", erase_probability=0.5)
+    (raw, *_), *_ = take(images, 0, 1, replace(augment, normalize=False))
+    (normalised, *_), *_ = take(images, 0, 1, augment)
+    assert raw.dtype == torch.uint8
+    assert (pixels(normalised) - raw.float()).abs().max() < 0.51
+    with pytest.raises(ValueError, match="uint8 images cannot hold the noise of augment.erase_mode pixel"):
+        replace(AUGMENT, normalize=False)
 
 
 def test_neither_threads_nor_prefetching_nor_the_starting_step_change_a_batch(images):
@@ -165,6 +178,54 @@ def test_a_batch_lives_until_the_next_is_asked_for(images):
     for batch, (expected, _, _) in zip(batches, kept, strict=True):
         torch.randn(200, 200) @ torch.randn(200, 200)  # time for the pipeline to run ahead
         assert torch.equal(batch.images, expected)
+
+
+@pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
+def test_erasing_modes(images, mode):
+    """Two rectangles at most; each of noise per pixel, of one colour, or of zeros (the mean colour)."""
+    plain = replace(AUGMENT, policy="none", erase_probability=0.0)
+    erased = replace(plain, erase_probability=1.0, erase_mode=mode, erase_count=2)
+    before, after = take(images, 0, 3, plain), take(images, 0, 3, erased)
+    colours = []
+    for (one, *_), (other, *_) in zip(before, after, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            values = theirs[:, (mine != theirs).any(dim=0)]
+            assert values.shape[1] > 0
+            colours.append(len(torch.unique(values, dim=1)[0]))
+            if mode == "const":
+                assert values.abs().max() == 0
+    if mode == "rand":
+        assert set(colours) == {1, 2}  # a colour for each rectangle
+    if mode == "pixel":
+        assert min(colours) > 10
+
+
+def test_views_that_share_a_decoding_are_the_views_that_do_not(images):
+    """Full decoding once and a crop of it, against a region decoded for each view: the same pixels."""
+    sample = TrainSampler(len(images), global_batch_size=24, group_size=12, repeats=3, seed=0, placement="same_rank")
+    shared = take(images, 0, 2, replace(AUGMENT, decode_once=True), sample=sample)
+    alone = take(images, 0, 2, AUGMENT, sample=sample)
+    for (one, *_), (other, _, views) in zip(shared, alone, strict=True):
+        assert len(np.unique(sample.images(0, views.numpy()))) == 8
+        assert torch.equal(one, other)
+
+
+def test_a_simple_crop_is_torchvisions(images):
+    """DeiT III's `src`: resize, pad 4 px by mirroring, random crop."""
+    augment = replace(AUGMENT, crop="simple", policy="none", erase_probability=0.0, flip_probability=0.0)
+    (batch, _, views), *_ = take(images, 0, 1, augment)
+    position = draw_crops(3, 0, views.numpy(), 0.08).position
+    corners = []
+    for i, image in enumerate(sampler(images).images(0, views.numpy())):
+        picture = Image.open(images.path(image)).convert("RGB")
+        resized = transforms.functional.resize(picture, 64, transforms.InterpolationMode.BICUBIC)
+        padded = transforms.functional.pad(resized, [4, 4, 4, 4], padding_mode="reflect")
+        top = int(position[i, 0] * (padded.height - 64 + 1))
+        left = int(position[i, 1] * (padded.width - 64 + 1))
+        corners.append((top, left))
+        expected = np.asarray(transforms.functional.crop(padded, top, left, 64, 64)).transpose(2, 0, 1)
+        assert (pixels(batch[i]) - torch.from_numpy(expected.copy()).float()).abs().mean() < 0.05
+    assert len(set(corners)) > 8
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", "truncated", "missing"])

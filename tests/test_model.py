@@ -135,7 +135,7 @@ def test_an_unknown_name_gets_near_ones():
 
 
 def test_compiled_blocks_give_one_graph_and_the_same_outputs():
-    from deit_fast.trainer import compile_blocks
+    from deit_fast.student import compile_blocks
 
     torch.manual_seed(0)
     model = student("deit_mini_patch8_32", num_classes=10).eval()

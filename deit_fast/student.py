@@ -1,0 +1,37 @@
+"""The student of a run, built from the configuration: first weights, and compilation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .config import Config
+from .model import create_student, has_dist_head
+from .weights import load_weights, read_weights
+
+
+def build_student(config: Config, num_classes: int) -> nn.Module:
+    """The student with its first weights: seeded, or model.init_checkpoint's."""
+    torch.manual_seed(config.runtime.seed)
+    student = create_student(
+        config.model.name,
+        num_classes=num_classes,
+        image_size_px=config.model.image_size_px,
+        drop_path_rate=config.model.drop_path_rate,
+        attention=config.runtime.attention,
+    )
+    if config.distill.kind != "none" and not has_dist_head(student):
+        raise ValueError(
+            f"distill.kind is {config.distill.kind}, but model.name {config.model.name} has no distillation token; "
+            "use a deit_*_distilled_* model or --distill.kind none"
+        )
+    if config.model.init_checkpoint:
+        load_weights(student, read_weights(config.model.init_checkpoint).state_dict, finetune=True)
+    return student
+
+
+def compile_blocks(student: nn.Module) -> None:
+    """Compiles block by block: one small graph used for all, and DDP keeps overlapping its all-reduce between them."""
+    blocks = getattr(student, "blocks", None)
+    for module in blocks if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else [student]:
+        module.compile(dynamic=False)
