@@ -224,7 +224,7 @@ def test_a_simple_crop_is_torchvisions(images):
         left = int(position[i, 1] * (padded.width - 64 + 1))
         corners.append((top, left))
         expected = np.asarray(transforms.functional.crop(padded, top, left, 64, 64)).transpose(2, 0, 1)
-        assert (pixels(batch[i]) - torch.from_numpy(expected.copy()).float()).abs().mean() < 0.05
+        assert (pixels(batch[i]) - torch.from_numpy(expected.copy()).float()).abs().mean() < 0.1
     assert len(set(corners)) > 8
 
 
