@@ -1,19 +1,20 @@
-"""`deit-fast bench loader|step`: a table of what was measured here, and how it stands against the budget."""
+"""`deit-fast bench loader|step|parity`: what was measured here, and how it stands against the budget."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from deit_fast.budget import BUDGET_DEVICES, REQUIRED_IMAGES_PER_SECOND, projected_days
 from deit_fast.config import Config
-from deit_fast.config_file import add_config_arguments, config_as_dict, config_parser, parse_config
+from deit_fast.config_file import add_config_arguments, config_as_dict, config_parser, parse_arguments, parse_config
 from deit_fast.distributed import Ranks, process_group
 from deit_fast.environment import describe_environment
 
@@ -31,11 +32,13 @@ DEFAULT_RECIPES = {"loader": "deit_tiny", "step": "deit_tiny_distilled"}
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
+    if arguments and arguments[0] == "parity":
+        return _parity(arguments[1:])
     if not arguments or arguments[0] not in DEFAULT_RECIPES:
         if arguments and arguments[0] in ("-h", "--help"):
-            Console().print("deit-fast bench loader|step [--help]", markup=False, highlight=False)
+            Console().print("deit-fast bench loader|step|parity [--help]", markup=False, highlight=False)
             return 0
-        raise ValueError("bench takes what to measure: deit-fast bench loader, or deit-fast bench step")
+        raise ValueError("bench takes what to measure: deit-fast bench loader, bench step, or bench parity")
     what, *rest = arguments
     parser = config_parser(f"deit-fast bench {what}", "Measures on this machine, in interleaved turns.")
     parser.add_argument("--turns", type=int, default=5, help="measured turns of each contender, after one to warm up")
@@ -59,14 +62,8 @@ def run(arguments: Sequence[str]) -> int:
     if what == "step":
         show_verdict(timings[Contender(WHOLE, OURS)].row()["images_per_second"], config, ranks)
     if options.json:
-        record = {
-            "bench": what,
-            "rows": [{**contender._asdict(), **timing.row()} for contender, timing in timings.items()],
-            "config": config_as_dict(config),
-            "environment": describe_environment(ranks.device),
-        }
-        with Path(options.json).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        rows = [{**contender._asdict(), **timing.row()} for contender, timing in timings.items()]
+        append_row(options.json, {"bench": what, "rows": rows, "config": config_as_dict(config)}, ranks.device)
     return 0
 
 
@@ -86,6 +83,27 @@ def _loader(config: Config, ranks: Ranks, options: Any) -> tuple[str, Timings]:
     count = max(2, options.images_per_turn // batch)
     timings = time_loader(config, ranks, turns=options.turns, batches_per_turn=count, against=against)
     return f"loader, {config.model.image_size_px} px, batch {batch}: {source}", timings
+
+
+def _parity(arguments: Sequence[str]) -> int:
+    """Prints how the operations differ from timm's: no speed, so nothing of the configuration matters but the size."""
+    parser = config_parser("deit-fast bench parity", "Our augmentation against timm's and Pillow's, as Markdown.")
+    parser.add_argument("--model.image_size_px", type=int, default=224, help="side of the images that are compared")
+    parser.add_argument("--json", metavar="FILE", help="append the rows as one JSON line")
+    options = parse_arguments(parser, arguments)
+    from .parity import markdown_table, parity_rows
+
+    rows = list(parity_rows(options.model.image_size_px))
+    Console(soft_wrap=True).print(markdown_table(rows), markup=False, highlight=False)
+    if options.json:
+        append_row(options.json, {"bench": "parity", "rows": [asdict(row) for row in rows]}, torch.device("cpu"))
+    return 0
+
+
+def append_row(path: str, record: dict[str, Any], device: torch.device) -> None:
+    """One JSON line with the environment it was measured in."""
+    with Path(path).open("a") as file:
+        file.write(json.dumps({**record, "environment": describe_environment(device)}) + "\n")
 
 
 def _step(config: Config, ranks: Ranks, options: Any) -> tuple[str, Timings]:

@@ -47,13 +47,39 @@ def test_the_train_graph_for_a_gpu(decoder, geometry):
     assert {"Resize", "Flip", "WarpAffine", "CropMirrorNormalize", "Erase"} <= {name.split("__")[-1] for name in on_gpu}
 
 
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_graphs_of_both_devices_hold_the_same_operators(device):
-    """One definition: what differs is copies between the devices."""
+VARIANTS = {
+    "deit": {},
+    "bilinear": {"geometry": "bilinear"},
+    "deit III": {"policy": "three", "color_jitter": 0.3, "erase_probability": 0.0},
+    "simple crop": {"crop": "simple", "policy": "three", "color_jitter": 0.3, "erase_probability": 0.0},
+    "decode once": {"decode_once": True},
+    "three operations": {"rand_augment": "rand-m7-n3-p0.8-inc1"},
+    "no policy, one colour": {"policy": "none", "erase_mode": "rand", "erase_count": 3},
+    "bytes": {"normalize": False, "erase_mode": "const"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_graphs_of_both_devices_hold_the_same_operators(variant):
+    """One definition: what differs is copies between the devices, and the GPU's all exist there."""
     copies = {"Copy", "MakeContiguous", "_conditional__Hint"}
-    one = sorted(name for name, _ in operators(train(device)) if name not in copies)
-    other = sorted(name for name, _ in operators(train("cpu")) if name not in copies)
+    built = {device: operators(train(device, **variant)) for device in ("cpu", "gpu")}
+    assert not complaints(built["gpu"]) + complaints(built["cpu"])
+    one, other = (sorted(name for name, _ in found if name not in copies) for found in built.values())
     assert one == other
+    pixels = {"Resize", "Flip", "CropMirrorNormalize", "WarpAffine", "Filter", "Erase", "Normalize"}
+    assert all(device == "gpu" for name, device in built["gpu"] if name in pixels)
+
+
+@pytest.mark.parametrize("variant", ["deit", "simple crop", "decode once"])
+def test_the_gpus_decoder_sees_what_the_cpus_sees_and_reserves_its_memory(variant):
+    pipeline = train("gpu", **VARIANTS[variant])
+    pipeline._build_graph()
+    (decoder,) = (instance._op._init_args for instance in pipeline._ops if instance._op.device == "mixed")
+    assert decoder["jpeg_fancy_upsampling"] is True
+    assert decoder["adjust_orientation"] is False
+    for hint in ("hw_decoder_load", "preallocate_width_hint", "device_memory_padding", "host_memory_padding"):
+        assert decoder[hint] > 0
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
