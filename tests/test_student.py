@@ -20,5 +20,5 @@ def config(name, **options):
 def test_batch_normalisation_may_not_see_an_image_several_times():
     build_student(config("deit_mini_patch8_32", repeats_placement="same_rank"), 10)
     build_student(config("resnet10t", repeats_placement="official"), 10)
-    with pytest.raises(ValueError, match=r"data.repeats_placement is same_rank, but model.name resnet10t has batch norm"):
+    with pytest.raises(ValueError, match=r"same_rank, but model.name resnet10t has batch normalisation"):
         build_student(config("resnet10t", repeats_placement="same_rank"), 10)
