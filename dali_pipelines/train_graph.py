@@ -1,6 +1,6 @@
-"""The graph from a file path to a training view, for CPU or GPU: read, decode a random crop, resize, augment.
+"""The graph from an encoded image to a training view, for CPU or GPU: read, decode a random crop, resize, augment.
 
-    path -> read -> (peek size, choose crop) -> decode crop -> resize -> flip -> policy -> normalise -> erase
+    path -> read, or bytes -> (peek size, choose crop) -> decode crop -> resize -> flip -> policy -> normalise -> erase
 
 It draws nothing itself: all choices come in as arrays (train_inputs.py), so that a view is a function of (seed, epoch,
 view).
@@ -16,6 +16,7 @@ from nvidia.dali import math as dali_math
 
 from . import augment as views
 from .draws import CROP_RATIO
+from .image_set import Feeds
 from .operations import Node
 from .policy import build_policy
 from .resize import resize_bicubic, shorter_side_to
@@ -24,6 +25,11 @@ from .train_inputs import Source, describe_inputs
 
 SIMPLE_CROP_PADDING_PX = 4
 """DeiT III's `src`: torchvision's RandomCrop with this padding, mirrored."""
+
+
+def read(fed: Node, feeds: Feeds) -> Node:
+    """The encoded images: read by DALI's threads where paths are fed, or what is fed."""
+    return fn.io.file.read(fed) if feeds == "path" else fed
 
 
 def choose_crop(encoded: Node, widths: Node, heights: Node, position: Node) -> tuple[Node, Node]:
@@ -89,6 +95,7 @@ def build_train_pipeline(
     source: Source,
     *,
     device: str,
+    feeds: Feeds = "path",
     decoder: str = "auto",
     dtype: types.DALIDataType = types.FLOAT,
     **pipeline_options: Any,
@@ -112,7 +119,7 @@ def build_train_pipeline(
             ndim=[kind.ndim for kind in described],
         )
         given = {kind.name: node for kind, node in zip(described, nodes)}  # noqa: B905 - AutoGraph's zip lacks strict
-        encoded = fn.io.file.read(given["path"])
+        encoded = read(given["image"], feeds)
         images = crop(encoded, given, augment, device, decode_on)
         images = fn.flip(images, horizontal=given["flip"])
         for k, place in enumerate(policy.places):

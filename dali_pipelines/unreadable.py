@@ -1,17 +1,18 @@
-"""Files that cannot be read or decoded: which of a batch, and what is shown in their place."""
+"""Images that cannot be read or decoded: which of a batch, and what is shown in their place."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
+from .image_set import ImageSet
 from .operations import Node
 from .philox import Stream, uniforms
+from .train_graph import decode, read
 
 logger = logging.getLogger(__name__)
 
@@ -20,37 +21,37 @@ class BadImageError(ValueError):
     """A file of the data set that cannot be read or decoded."""
 
 
-def unreadable_files(paths: Sequence[str]) -> list[str]:
-    """Those of the files that DALI cannot read or decode, each tried alone on the CPU.
+def unreadable_images(images: ImageSet, which: Sequence[int]) -> list[int]:
+    """Those of the images that DALI cannot read or decode, each tried alone and whole on the CPU.
 
     DALI's own messages name some of them, and only number others.
     """
-    bad: list[str] = []
+    bad: list[int] = []
     start = 0
-    while start < len(paths):
-        pipeline = _one_by_one(paths[start:])
-        for path in paths[start:]:
+    while start < len(which):
+        pipeline = _one_by_one(images, which[start:])
+        for image in which[start:]:
             start += 1
             try:
                 pipeline.run()
             except RuntimeError:
-                bad.append(path)
+                bad.append(image)
                 break  # a pipeline that failed is not used again
     return bad
 
 
-def _one_by_one(paths: Sequence[str]) -> Pipeline:
-    """Decodes one file after another."""
+def _one_by_one(images: ImageSet, which: Sequence[int]) -> Pipeline:
+    """Decodes one image after another."""
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     def decode_alone() -> Node:
-        files = iter(paths)
+        left = iter(which)
 
         def source() -> Any:
-            return [np.frombuffer(os.fsencode(next(files)), dtype=np.uint8)]
+            return [images.feed(next(left))]
 
-        path = fn.external_source(source=source, batch=True, dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(fn.io.file.read(path), output_type=types.RGB, adjust_orientation=False)
+        fed = fn.external_source(source=source, batch=True, dtype=types.UINT8, ndim=1)
+        return decode(read(fed, images.feeds), "cpu")
 
     return decode_alone()
 
