@@ -64,11 +64,17 @@ def _read(data: DataConfig, name: str) -> bytes | None:
 
 
 def _open_index(data: DataConfig, split: str) -> Shards | None:
+    found = find_index(data, split)
+    return None if found is None else open_shards(*found)
+
+
+def find_index(data: DataConfig, split: str) -> tuple[str, ShardIndex] | None:
+    """The folder or URL of the shards, and their index; None where there is none."""
     for folder in ("", f"/{split}"):
         root = data.path.rstrip("/") + folder
         content = _read(replace(data, path=root), f"{split}.index")
         if content is not None:
-            return open_shards(root, ShardIndex.from_bytes(content, f"{root}/{split}.index"))
+            return root, ShardIndex.from_bytes(content, f"{root}/{split}.index")
     return None
 
 
