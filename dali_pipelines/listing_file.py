@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -47,7 +46,7 @@ def list_and_keep(root: Path, file: Path) -> ImageFiles:
         "folder_offsets": folders.offsets,
         "folder_times": folder_times(root, folders),
     }
-    header = {"format": FORMAT, "classes": json.dumps(images.classes), "listed_at_ns": str(listed_at)}
+    header = {"format": FORMAT, "classes": images.classes, "listed_at_ns": listed_at}
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, write_tensors(tensors, header))
     return images
@@ -60,9 +59,9 @@ def read_listing(root: Path, file: Path) -> ImageFiles | None:
     except (OSError, ValueError):
         return None  # it is only a copy of what can be listed again
     folders, times = PackedText(tensors["folders"], tensors["folder_offsets"]), tensors["folder_times"]
-    settled = times < int(header["listed_at_ns"]) - SETTLED_NS
+    settled = times < header["listed_at_ns"] - SETTLED_NS
     if not settled.all() or not np.array_equal(folder_times(root, folders), times):
         return None
-    classes = tuple(json.loads(header["classes"]))
+    classes = tuple(header["classes"])
     paths = PackedText(tensors["paths"], tensors["path_offsets"])
     return ImageFiles(root, classes, tensors["labels"].astype(np.int64), paths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,10 +62,10 @@ class ShardIndex:
         """The file's content."""
         header = {
             "format": FORMAT,
-            "classes": json.dumps(self.classes),
-            "files": json.dumps(self.files),
-            "file_sizes": json.dumps(self.file_sizes),
-            "sha256": json.dumps(self.sha256),
+            "classes": self.classes,
+            "files": self.files,
+            "file_sizes": self.file_sizes,
+            "sha256": self.sha256,
         }
         tensors = {name: getattr(self, name) for name in ("shards", "offsets", "sizes", "labels", "crc32")}
         tensors |= {"names": self.names.characters, "name_offsets": self.names.offsets}
@@ -77,10 +76,10 @@ class ShardIndex:
         """ValueError, naming the source, for what is no such index."""
         tensors, header = read_tensors(data, FORMAT, source)
         return ShardIndex(
-            classes=tuple(json.loads(header["classes"])),
-            files=tuple(json.loads(header["files"])),
-            file_sizes=tuple(json.loads(header["file_sizes"])),
-            sha256=tuple(json.loads(header["sha256"])),
+            classes=tuple(header["classes"]),
+            files=tuple(header["files"]),
+            file_sizes=tuple(header["file_sizes"]),
+            sha256=tuple(header["sha256"]),
             names=PackedText(tensors["names"], tensors["name_offsets"]),
             **{name: tensors[name] for name in ("shards", "offsets", "sizes", "labels", "crc32")},
         )

@@ -77,12 +77,21 @@ class Substitutes:
         self._bad_array = np.array(sorted(self.bad), dtype=np.int64)
         for file in files:
             logger.warning("image %s cannot be read or decoded; others are shown in its place", file)
-        if len(self.bad) > self.max_bad_fraction * self.num_images:
+        self.refuse_too_many(len(self.bad), files)
+
+    def refuse_too_many(self, bad: int, files: Sequence[str] = ()) -> None:
+        """BadImageError when this many bad images, of all ranks, pass max_bad_fraction."""
+        if bad > self.max_bad_fraction * self.num_images:
             named = f", the last of them {files[-1]}" if files else ""
             raise BadImageError(
-                f"{len(self.bad)} of {self.num_images} images cannot be read or decoded{named}: more than "
+                f"{bad} of {self.num_images} images cannot be read or decoded{named}: more than "
                 f"data.max_bad_fraction {self.max_bad_fraction}; `deit-fast data scan` lists them all"
             )
+
+    def take_replaced(self) -> int:
+        """Views that were replaced since the last call."""
+        replaced, self.replaced_views = self.replaced_views, 0
+        return replaced
 
     def replace(self, epoch: int, views: np.ndarray, images: np.ndarray) -> np.ndarray:
         """The images to show; int64, same shape."""

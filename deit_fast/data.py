@@ -8,6 +8,7 @@ from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
 from deit_fast.dali_pipelines.train_augment import TrainAugment
+from deit_fast.dali_pipelines.unreadable import Substitutes
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, DataConfig, EvalConfig
 from .distributed import Ranks
@@ -106,3 +107,15 @@ def validation_loader(
         dtype=image_dtype(precision),
         bad_sample=data.bad_sample,
     )
+
+
+def count_bad(substitutes: Substitutes, ranks: Ranks) -> int:
+    """The images that any rank knows to be bad; BadImageError, on every rank, when they pass data.max_bad_fraction.
+
+    Between two calls each rank holds only what it found itself against that share.
+    """
+    known = torch.zeros(substitutes.num_images, device=ranks.device)
+    known[sorted(substitutes.bad)] = 1
+    bad = int(ranks.sum(known).count_nonzero().item())
+    substitutes.refuse_too_many(bad)
+    return bad

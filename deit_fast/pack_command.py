@@ -33,9 +33,7 @@ def _parser() -> ArgumentParser:
     add("--shrink-px", type=int | None, help="longest side in pixels; default: images stay as they are")
     add("--quality", type=int, default=90, help="JPEG quality of what is shrunk, 1 to 95")
     add("--images-per-shard", type=int, default=10_000, help="10,000 of ImageNet are 1.1 GB")
-    add(
-        "--part", metavar="i/n", default="1/1", help="write each n-th shard from the i-th on: a cluster shares the work"
-    )
+    add("--part", metavar="i/n", default="1/1", help="write each n-th shard from the i-th: machines can share the work")
     add("--index-only", action="store_true", help="leave WebDataset tars where they are and write SPLIT.index there")
     return parser
 
