@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 
 from .image_files import ImageFiles
-from .image_folder import list_image_folder
 from .packed_text import PackedText
 from .tensor_file import read_tensors, replace_file, write_tensors
 
@@ -30,26 +28,18 @@ def folder_times(root: Path, folders: PackedText) -> np.ndarray:
     return times
 
 
-def list_and_keep(root: Path, file: Path) -> ImageFiles:
-    """Lists `root` and writes the listing; ValueError as of list_image_folder, OSError where `file` cannot be written.
-
-    What is added during the listing is newer than its beginning, and so makes it stale.
-    """
-    listed_at = time.time_ns()
-    images, found = list_image_folder(root)
-    folders = PackedText.pack(found)
+def write_listing(images: ImageFiles, folders: PackedText, listed_at_ns: int, file: Path) -> None:
+    """Writes what list_image_folder gave; OSError where `file` cannot be written."""
     tensors = {
         "labels": images.labels.astype(np.int32),
         "paths": images.paths.characters,
         "path_offsets": images.paths.offsets,
         "folders": folders.characters,
         "folder_offsets": folders.offsets,
-        "folder_times": folder_times(root, folders),
+        "folder_times": folder_times(images.root, folders),
     }
-    header = {"format": FORMAT, "classes": images.classes, "listed_at_ns": listed_at}
-    file.parent.mkdir(parents=True, exist_ok=True)
+    header = {"format": FORMAT, "classes": images.classes, "listed_at_ns": listed_at_ns}
     replace_file(file, write_tensors(tensors, header))
-    return images
 
 
 def read_listing(root: Path, file: Path) -> ImageFiles | None:

@@ -45,7 +45,7 @@ def scan_images(images: ImageSet, num_threads: int) -> Iterator[tuple[int, list[
 def _decode_batches(images: ImageSet, reader: ReadAhead, num_threads: int) -> Pipeline:
     """Decodes, and gives only the shapes."""
 
-    @pipeline_def(batch_size=BATCH, num_threads=num_threads, device_id=None, prefetch_queue_depth=2)
+    @pipeline_def(batch_size=BATCH, num_threads=num_threads, device_id=None, prefetch_queue_depth=2, exec_dynamic=True)
     def decode_all() -> Node:
         def source(info: Any) -> Any:
             if info.iteration >= reader.last:

@@ -75,6 +75,11 @@ def decode(encoded: Node, device: str, **region: Node) -> Node:
     }
     if device == "mixed":
         options |= {"hw_decoder_load": 0.9}
+    if device == "cpu" and not region:
+        # DALI 2.4's whole decoder dies (SIGSEGV) of a bad image among many; that of regions raises, and costs 1.14
+        # against 1.13 CPU-ms for 500 x 375 px
+        size = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
+        region = {"start": types.Constant(np.zeros(2, dtype=np.int32)), "shape": size[0:2]}
     if region:
         return fn.decoders.image_slice(encoded, axes=[0, 1], **region, **options)
     return fn.decoders.image(encoded, **options)

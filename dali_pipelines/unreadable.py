@@ -43,7 +43,7 @@ def unreadable_images(images: ImageSet, which: Sequence[int]) -> list[int]:
 def _one_by_one(images: ImageSet, which: Sequence[int]) -> Pipeline:
     """Decodes one image after another."""
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)
     def decode_alone() -> Node:
         left = iter(which)
 

@@ -6,16 +6,18 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from deit_fast.dali_pipelines.image_files import ImageFiles
-from deit_fast.dali_pipelines.image_folder import scan_image_folder
+from deit_fast.dali_pipelines.image_folder import list_image_folder
 from deit_fast.dali_pipelines.image_set import ImageSet
-from deit_fast.dali_pipelines.listing_file import list_and_keep, read_listing
+from deit_fast.dali_pipelines.listing_file import read_listing, write_listing
 from deit_fast.dali_pipelines.object_store import is_url
+from deit_fast.dali_pipelines.packed_text import PackedText
 from deit_fast.dali_pipelines.tensor_file import replace_file
 
 from .config import DataConfig
@@ -55,16 +57,20 @@ def _write_in_first(folders: list[Path], write: Callable[[Path], object]) -> Pat
 def open_folder(data: DataConfig, split: str, *, keep: bool = False) -> ImageFiles:
     """The ImageFolder data.path/split, from its kept listing where that still holds.
 
-    keep: write the listing however small the folder is. ValueError as of scan_image_folder.
+    keep: write the listing however small the folder is. ValueError as of list_image_folder.
     """
     root, name = Path(data.path) / split, f"{split}.listing"
     for folder in manifest_folders(data):
         listed = read_listing(root, folder / name)
         if listed is not None:
             return listed
-    images = scan_image_folder(root)
+    listed_at_ns = time.time_ns()  # what is added from here on is newer, and so makes the listing stale
+    images, found = list_image_folder(root)
     if keep or len(images) >= KEPT_FROM_IMAGES:
-        _write_in_first(manifest_folders(data), lambda folder: list_and_keep(root, folder / name))
+        folders = PackedText.pack(found)
+        _write_in_first(
+            manifest_folders(data), lambda folder: write_listing(images, folders, listed_at_ns, folder / name)
+        )
     return images
 
 
