@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from deit_fast.config import Config
-from deit_fast.dali_pipelines.image_folder import ImageFolder
+from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.loader import Batch, TrainLoader
 from deit_fast.dali_pipelines.sampler import ValidationSampler
 from deit_fast.data import open_train_and_val, train_loader, validation_loader
@@ -46,7 +46,7 @@ def our_train_configs(config: Config) -> dict[Contender, Config]:
     return configs
 
 
-def our_validation_turn(config: Config, images: ImageFolder, ranks: Ranks, precision: str, count: int) -> Prepare:
+def our_validation_turn(config: Config, images: ImageSet, ranks: Ranks, precision: str, count: int) -> Prepare:
     """A turn of the first images, in `count` batches of the training batch's size."""
     batch_size = config.runtime.batch_size_per_device
     loader = validation_loader(

@@ -21,7 +21,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import v2
 
 from deit_fast.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from deit_fast.dali_pipelines.image_folder import ImageFolder
+from deit_fast.dali_pipelines.image_files import ImageFiles
+from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.operations import FILL
 
 from .timing import Prepare
@@ -34,7 +35,7 @@ PEERS = ("timm", "torchvision")
 class Images(Dataset[tuple[torch.Tensor, int]]):
     """Files with labels, opened and transformed as a peer does it."""
 
-    def __init__(self, images: ImageFolder, load: Callable[[str], Any], transform: Callable[[Any], Any]) -> None:
+    def __init__(self, images: ImageFiles, load: Callable[[str], Any], transform: Callable[[Any], Any]) -> None:
         self.images, self.load, self.transform = images, load, transform
 
     def __len__(self) -> int:
@@ -137,13 +138,15 @@ def peer_turn(
     peer: str,
     workload: str,
     config: Config,
-    images: ImageFolder,
+    images: ImageSet,
     *,
     workers: int,
     batch_size: int,
     batches: int,
 ) -> Prepare:
-    """A turn of `batches` batches from the peer's loader."""
+    """A turn of `batches` batches from the peer's loader. ValueError where the images are no files."""
+    if not isinstance(images, ImageFiles):
+        raise ValueError(f"--against {peer} reads files; data.path {config.data.path} holds none: give an image folder")
     transform = {"timm": timm_transform, "torchvision": torchvision_transform}[peer](config, workload)
     load = {"timm": open_with_pillow, "torchvision": decode_with_torchvision}[peer]
     server = multiprocessing.get_context("forkserver")  # DALI's threads do not survive a fork of this process

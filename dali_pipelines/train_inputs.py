@@ -1,4 +1,4 @@
-"""What a training batch brings to the graph besides its files: every random choice, as named arrays."""
+"""What a training batch brings to the graph besides its images: every random choice, as named arrays."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Input(NamedTuple):
 
 
 def describe_inputs(augment: TrainAugment, policy: Policy) -> list[Input]:
-    """The inputs in their order, the path first."""
+    """The inputs in their order, the image's path or bytes first."""
     inputs = [
-        Input("path", types.UINT8, 1),
+        Input("image", types.UINT8, 1),
         Input("crop position", types.FLOAT, 1),
         Input("flip", types.INT32, 0),
     ]
@@ -55,7 +55,7 @@ def describe_inputs(augment: TrainAugment, policy: Policy) -> list[Input]:
 def draw_inputs(
     augment: TrainAugment, policy: Policy, seed: int, epoch: int, views: np.ndarray, images: np.ndarray
 ) -> list[Any]:
-    """The arrays of a batch after the paths, in the order of `describe_inputs`."""
+    """The arrays of a batch after the images, in the order of `describe_inputs`."""
     crop = draw_crops(seed, epoch, views, augment.crop_scale_min)
     inputs: list[Any] = [crop.position, draw_flips(seed, epoch, views, augment.flip_probability)]
     if augment.crop == "resized":

@@ -18,7 +18,9 @@ class DataConfig:
     """Where the images are, and how they are read."""
 
     path: str = ""
-    """Folder that holds `train/` and `val/`, each with one folder of images per class."""
+    """Folder or URL that holds `train` and `val`: class folders, packed shards or file lists (docs/data.md)."""
+    manifest: str | None = None
+    """Folder for kept listings and lists of bad images; default: .deit_fast in data.path, else the user's cache."""
     repeats: int = 3
     """Repeated augmentation: views of each image in one epoch; 1 turns it off (DeiT: 3)."""
     repeats_placement: Literal["official", "same_rank"] = "official"

@@ -69,6 +69,9 @@ def test_graphs_of_both_devices_hold_the_same_operators(variant):
     built = {device: operators(train(device, **variant)) for device in ("cpu", "gpu")}
     assert not complaints(built["gpu"]) + complaints(built["cpu"])
     one, other = (sorted(name for name, _ in found if name not in copies) for found in built.values())
+    if variant.get("decode_once") or variant.get("crop") == "simple":
+        # the CPU decodes a whole image as a region of it (`train_graph.decode`), which takes its size once more
+        one, other = ({name.replace("ImageSlice", "Image") for name in names} for names in (one, other))
     assert one == other
     pixels = {"Resize", "Flip", "CropMirrorNormalize", "WarpAffine", "Filter", "Erase", "Normalize"}
     assert all(device == "gpu" for name, device in built["gpu"] if name in pixels)
