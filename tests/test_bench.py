@@ -34,7 +34,7 @@ def rows_by_contender(record):
 
 
 def test_loader(photographs, tmp_path, capsys):
-    arguments = ["bench", "loader", "--data.path", str(photographs), "--turns", "2", "--images-per-turn", "32"]
+    arguments = ["bench", "loader", "--data.path", str(photographs), "--turns", "1", "--images-per-turn", "32"]
     arguments += ["--runtime.batch_size_per_device", "16", "--mix.group_size", "16", "--model.image_size_px", "64"]
     arguments += ["--against", "timm,torchvision", "--data.num_threads", "1"]
     assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
