@@ -209,8 +209,10 @@ class Augment : public CpuOperator {
       spec_.erase_color[c] = clip_byte(static_cast<int>(std::nearbyint(255.f * mean[c])));
     }
     rectangle_inputs_ = spec_.type == OutputType::kUint8 ? 3 : 4;
-    DALI_ENFORCE(spec.NumRegularInput() >= 3 && (spec.NumRegularInput() - 3) % rectangle_inputs_ == 0,
-                 "takes images, operations, arguments, then for each rectangle: erased, anchor, shape and, but for uint8, content");
+    has_operations_ = spec.NumRegularInput() > 1;
+    DALI_ENFORCE(!has_operations_ || (spec.NumRegularInput() >= 3 && (spec.NumRegularInput() - 3) % rectangle_inputs_ == 0),
+                 "takes images alone, or with operations and arguments, then for each rectangle erased, anchor, shape and, "
+                 "but for uint8, content");
   }
 
  protected:
@@ -245,7 +247,6 @@ class Augment : public CpuOperator {
 
   void run(Workspace& ws, int sample, Worker& worker) const {
     const auto& in = ws.Input<dali::CPUBackend>(0);
-    const int count = ws.Input<dali::CPUBackend>(1).tensor_shape(sample).num_elements();
     AugmentSpec spec = spec_;
     spec.size = in.tensor_shape(sample)[0];
     worker.rectangles.clear();
@@ -258,14 +259,16 @@ class Augment : public CpuOperator {
       const float* content = rectangle_inputs_ == 4 ? data<float>(ws, input + 3, sample) : nullptr;
       worker.rectangles.push_back({anchor[0], anchor[1], shape[0], shape[1], content});
     }
-    worker.augmenter.run(kernels_, spec, in.tensor<uint8_t>(sample), data<int>(ws, 1, sample),
-                         data<double>(ws, 2, sample), count, worker.rectangles,
+    const int count = has_operations_ ? ws.Input<dali::CPUBackend>(1).tensor_shape(sample).num_elements() : 0;
+    worker.augmenter.run(kernels_, spec, in.tensor<uint8_t>(sample), count ? data<int>(ws, 1, sample) : nullptr,
+                         count ? data<double>(ws, 2, sample) : nullptr, count, worker.rectangles,
                          ws.Output<dali::CPUBackend>(0).raw_mutable_tensor(sample));
   }
 
   const Kernels& kernels_;
   AugmentSpec spec_{};
   dali::DALIDataType type_;
+  bool has_operations_;
   int rectangle_inputs_;
   PerThread<Worker> workers_;
 };
@@ -296,9 +299,9 @@ DALI_REGISTER_OPERATOR(deit_fast__Augment, ::deit_fast::Augment, ::dali::CPU);
 DALI_SCHEMA(deit_fast__Augment)
     .DocStr(R"(Operations, normalisation, random erasing and cast of square uint8 images HWC, in one pass.
 
-Inputs: images; operations int32 [places] and their arguments float64 [places], see operation.py; then for each rectangle:
-erased int32, anchor and shape int32 [2] each, and content float32 [h, w, 3] unless the output is uint8.)")
-    .NumInput(3, 64)
+Inputs: images; if wanted operations int32 [places] and their arguments float64 [places], see operation.py; then for each
+rectangle: erased int32, anchor and shape int32 [2] each, and content float32 [h, w, 3] unless the output is uint8.)")
+    .NumInput(1, 64)
     .NumOutput(1)
     .AddOptionalArg("mean", "Of values from 0 to 1.", std::vector<float>{0.f, 0.f, 0.f})
     .AddOptionalArg("std", "Of values from 0 to 1.", std::vector<float>{1.f, 1.f, 1.f})
