@@ -161,24 +161,30 @@ DEIT_FAST_HD Affine affine_of(int operation, double argument, int size) {
   }
 }
 
-// One channel of a pixel of the warped image, by Pillow's bicubic or bilinear filter; the fill colour outside.
+// One channel of a pixel of the warped image, by Pillow's bicubic or bilinear filter; the fill colour outside. Bicubic in
+// float32 and columns first, as the vectorised kernels have it; bilinear in double and rows first, as Pillow has both.
 DEIT_FAST_HD uint8_t sample_byte(const uint8_t* pixels, int size, const Affine& map, int x, int y, int channel,
                                  uint8_t fill, bool bilinear) {
   double source_x = map.source_x(x, y), source_y = map.source_y(x, y);
   if (!(source_x >= 0 && source_x < size && source_y >= 0 && source_y < size)) return fill;
   source_x -= 0.5;
   source_y -= 0.5;
-  int left = static_cast<int>(floor(source_x)), top = static_cast<int>(floor(source_y));
-  float dx = static_cast<float>(source_x - left), dy = static_cast<float>(source_y - top);
-  float columns[4];
+  const int left = static_cast<int>(floor(source_x)), top = static_cast<int>(floor(source_y));
+  const double dx = source_x - left, dy = source_y - top;
+  const uint8_t *columns[4], *rows[4];
   for (int k = 0; k < 4; k++) {
-    const uint8_t* column = pixels + clamp_int(left - 1 + k, 0, size - 1) * kChannels + channel;
-    float taps[4];
-    for (int j = 0; j < 4; j++) taps[j] = column[clamp_int(top - 1 + j, 0, size - 1) * size * kChannels];
-    columns[k] = bilinear ? taps[1] + (taps[2] - taps[1]) * dy : cubic<float>(taps[0], taps[1], taps[2], taps[3], dy);
+    columns[k] = pixels + clamp_int(left - 1 + k, 0, size - 1) * kChannels + channel;
+    rows[k] = pixels + static_cast<int64_t>(clamp_int(top - 1 + k, 0, size - 1)) * size * kChannels;
   }
-  if (bilinear) return truncate_byte(columns[1] + (columns[2] - columns[1]) * dx);
-  return truncate_byte(cubic(columns[0], columns[1], columns[2], columns[3], dx));
+  const auto tap = [&](int row, int column) { return columns[column][rows[row] - pixels]; };
+  if (bilinear) {
+    const double above = tap(1, 1) + (tap(1, 2) - tap(1, 1)) * dx, below = tap(2, 1) + (tap(2, 2) - tap(2, 1)) * dx;
+    return clip_byte(static_cast<int>(above + (below - above) * dy));
+  }
+  float values[4];
+  for (int k = 0; k < 4; k++)
+    values[k] = cubic<float>(tap(0, k), tap(1, k), tap(2, k), tap(3, k), static_cast<float>(dy));
+  return truncate_byte(cubic(values[0], values[1], values[2], values[3], static_cast<float>(dx)));
 }
 
 // Pillow's box of a Gaussian blur (Gwosdek et al. 2011, three passes): whole radius, weight inside and at the two ends.
