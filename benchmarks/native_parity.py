@@ -152,7 +152,9 @@ def table(size_px: int = 224) -> list[Parity]:
 
 def main() -> None:
     """Prints the table as Markdown."""
-    sys.stdout.write(f"{plugin.describe()}\n\n| against timm on Pillow | equal values | largest difference |\n|---|---|---|\n")
+    sys.stdout.write(
+        f"{plugin.describe()}\n\n| against timm on Pillow | equal values | largest difference |\n|---|---|---|\n"
+    )
     for row in table():
         sys.stdout.write(f"| {row.name} | {100 * row.exact:.4f} % of {row.values:,} | {row.max_difference} |\n")
 

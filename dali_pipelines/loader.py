@@ -123,7 +123,7 @@ class TrainLoader(_Loader):
     ) -> None:
         """dtype: that of the images, but for augment.normalize off, which gives uint8.
 
-        ValueError for an unknown policy, a decoder that the device does not have, or a native backend that is not built.
+        ValueError for an unknown policy, a decoder that the device lacks, or a native backend that is not built.
         """
         super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
         self.sampler, self.augment, self.seed, self.decoder = sampler, augment, seed, decoder

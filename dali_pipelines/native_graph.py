@@ -2,8 +2,8 @@
 
     bytes -> crop (decode a region, resize, flip) -> augment (operations, normalise, erase, cast)
 
-The draws are those of the graph backend, so that the same (seed, epoch, view) gives the same image, here in Pillow's own
-pixels.
+The draws are those of the graph backend, so that the same (seed, epoch, view) gives the same image, here in Pillow's
+own pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from nvidia.dali import fn, types
 
-from .native.plugin import NativeUnavailable, decodes_jpeg, is_available, load_plugin, simd_level
+from .native.plugin import NativeUnavailableError, decodes_jpeg, is_available, load_plugin, simd_level
 from .operations import Node
 from .train_augment import TrainAugment
 
@@ -21,7 +21,10 @@ Backend = Literal["auto", "graph", "native"]
 OUTPUTS = {types.FLOAT: "float32", types.FLOAT16: "float16", types.UINT16: "bfloat16"}
 """DALI has no bfloat16: its bits come out as uint16."""
 
-POSITION_INPUTS = {"resized": ("crop position", "flip", "crop widths", "crop heights"), "simple": ("crop position", "flip")}
+POSITION_INPUTS = {
+    "resized": ("crop position", "flip", "crop widths", "crop heights"),
+    "simple": ("crop position", "flip"),
+}
 
 
 def choose_backend(backend: Backend, device: str) -> Literal["graph", "native"]:
@@ -31,7 +34,7 @@ def choose_backend(backend: Backend, device: str) -> Literal["graph", "native"]:
     if backend == "native":
         try:
             load_plugin()
-        except NativeUnavailable as error:
+        except NativeUnavailableError as error:
             raise ValueError(f"data.backend is native, but {error}; or use --data.backend graph") from error
     if backend == "auto":
         return "native" if device == "cpu" and is_available() else "graph"
@@ -58,9 +61,7 @@ def decode_any(encoded: Node) -> Node:
     )
 
 
-def train_view(
-    encoded: Node, given: dict[str, Node], augment: TrainAugment, dtype: types.DALIDataType
-) -> Node:
+def train_view(encoded: Node, given: dict[str, Node], augment: TrainAugment, dtype: types.DALIDataType) -> Node:
     """From the file's bytes to the view, HWC in `dtype`, or bytes with augment.normalize off."""
     inputs = [given[name] for name in POSITION_INPUTS[augment.crop]]
     if augment.decode_once:

@@ -97,8 +97,9 @@ def build_train_pipeline(
 ) -> Pipeline:
     """The pipeline, not yet built: one output, normalised images HWC in `dtype` on `device` (cpu or gpu).
 
-    backend: graph, or native (native_graph.py; on the CPU alone, where types.UINT16 stands for bfloat16's bits). With augment.normalize off, bytes come out. pipeline_options: batch_size, num_threads, device_id,
-    prefetch_queue_depth. ValueError for an unknown policy.
+    backend: graph, or native (native_graph.py): on the CPU alone, with types.UINT16 for bfloat16's bits. With
+    augment.normalize off, bytes come out. pipeline_options: batch_size, num_threads, device_id, prefetch_queue_depth.
+    ValueError for an unknown policy.
     """
     policy, decode_on = build_policy(augment), decode_device(device, decoder)
     described = describe_inputs(augment, policy, backend)

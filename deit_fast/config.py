@@ -28,8 +28,7 @@ class DataConfig:
     max_bad_fraction: float = 0.01
     """With bad_sample replace: the run stops when a larger share of the images is bad."""
     backend: Literal["auto", "graph", "native"] = "auto"
-    """graph: DALI's own operators; native: this package's, Pillow's pixels at a fraction of the CPU time, on a CPU; auto: native
-    where it is built (docs/native.md)."""
+    """graph: DALI's operators; native: this package's, Pillow's pixels in less time, CPU only; auto: native if built."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded; auto: where the rest of the pipeline runs."""
     num_threads: int | None = None

@@ -93,7 +93,9 @@ def test_operations_one_after_another_are_timms_one_after_another(images):
                 arguments = []
                 for operation in pair:
                     expected = native_parity.timm_operation(operation, 9.0, 1.0)(expected)
-                    arguments.append(float(native_parity.level_to_argument(*map(np.array, ([operation], [9.0], [1.0])))[0]))
+                    arguments.append(
+                        float(native_parity.level_to_argument(*map(np.array, ([operation], [9.0], [1.0])))[0])
+                    )
                 assert np.array_equal(direct.augment(images[0], list(pair), arguments), expected), pair
 
 
@@ -137,7 +139,9 @@ def test_levels_give_the_same_bits(images, level):
         for operation in (*rotated, *RAND_AUGMENT_OPERATIONS, Operation.GRAYSCALE):
             argument = 1.3 if operation > Operation.SOLARIZE_ADD else 3.0
             given = ([operation], [argument])
-            assert np.array_equal(direct.augment(image, *given, simd=level), direct.augment(image, *given, simd="portable"))
+            assert np.array_equal(
+                direct.augment(image, *given, simd=level), direct.augment(image, *given, simd="portable")
+            )
     for size in (160, 47):
         for picture, box in native_parity.random_boxes(12, seed=size):
             ours = direct.resize(picture, size, box=box, simd=level)
@@ -169,7 +173,9 @@ def encoded(picture, **options):
 
 
 @pytest.mark.skipif(plugin.is_available() and not plugin.decodes_jpeg(), reason=plugin.describe())
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"optimize": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"optimize": True}]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_decoded_region_is_that_part_of_pillows_image(options, mode):
     """Smooth chroma reaches over the region's borders: any region, touching the edges or not."""

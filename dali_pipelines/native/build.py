@@ -1,8 +1,8 @@
 """Compiles the native operators: `python -m deit_fast.dali_pipelines.native.build`; setup.py calls it too.
 
-It needs g++ (or $CXX) with C++20, DALI, whose headers come with it, and the CUDA runtime's headers, which DALI's include:
-three small packages of the index (CUDA_HEADERS). No nvcc, no CUDA, no GPU. With jpeglib.h (Debian: libjpeg62-turbo-dev) it
-decodes JPEGs itself.
+It needs g++ (or $CXX) with C++20, DALI, which brings its headers, and the CUDA runtime's headers, which DALI's include:
+three small packages of the index (CUDA_HEADERS). No nvcc, no CUDA, no GPU. With jpeglib.h (Debian: libjpeg62-turbo-dev)
+it decodes JPEGs itself.
 Files that fit one instruction set get its flags; which one runs is chosen at run time.
 """
 
@@ -54,25 +54,25 @@ FLAGS = [
 ]
 
 
-class NotBuildable(RuntimeError):
+class NotBuildableError(RuntimeError):
     """What the build lacks, in one line."""
 
 
 def dali_version() -> str:
-    """The installed DALI's version; NotBuildable without one."""
+    """The installed DALI's version; NotBuildableError without one."""
     for name in ("nvidia-dali-cuda120", "nvidia-dali-cuda130"):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    raise NotBuildable("DALI is not installed: pip install nvidia-dali-cuda120 or nvidia-dali-cuda130")
+    raise NotBuildableError("DALI is not installed: pip install nvidia-dali-cuda120 or nvidia-dali-cuda130")
 
 
 def dali_folder() -> Path:
     """Where DALI is, found without importing it."""
     spec = importlib.util.find_spec("nvidia.dali")
     if spec is None or spec.origin is None:
-        raise NotBuildable("DALI is not installed: pip install nvidia-dali-cuda120 or nvidia-dali-cuda130")
+        raise NotBuildableError("DALI is not installed: pip install nvidia-dali-cuda120 or nvidia-dali-cuda130")
     return Path(spec.origin).parent
 
 
@@ -85,7 +85,7 @@ CUDA_HEADERS = {
 
 
 def cuda_includes() -> list[str]:
-    """Folders of the CUDA runtime's headers; NotBuildable names the packages that are missing."""
+    """Folders of the CUDA runtime's headers; NotBuildableError names the packages that are missing."""
     folders, missing = [], []
     for package, header in CUDA_HEADERS.items():
         try:
@@ -97,7 +97,7 @@ def cuda_includes() -> list[str]:
         else:
             missing.append(package)
     if missing:
-        raise NotBuildable(f"headers are missing: pip install {' '.join(missing)}")
+        raise NotBuildableError(f"headers are missing: pip install {' '.join(missing)}")
     return folders
 
 
@@ -105,7 +105,7 @@ def compile_commands(objects: Path, extra: tuple[str, ...] = (), sources: tuple[
     """One command a source; `extra` flags (sanitizers) go last."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        raise NotBuildable(f"there is no C++ compiler {compiler}: install g++ 11 or later, or set CXX")
+        raise NotBuildableError(f"there is no C++ compiler {compiler}: install g++ 11 or later, or set CXX")
     include = [f"-I{dali_folder() / 'include'}", *(f"-isystem{folder}" for folder in cuda_includes())]
     define = [f'-DDEIT_FAST_DALI_VERSION="{dali_version()}"']
     levels = LEVEL_FLAGS if platform.machine() == "x86_64" else {}
@@ -117,20 +117,20 @@ def compile_commands(objects: Path, extra: tuple[str, ...] = (), sources: tuple[
 
 
 def run_all(commands: list[list[str]]) -> None:
-    """Two at a time; NotBuildable with the compiler's first error."""
+    """Two at a time; NotBuildableError with the compiler's first error."""
 
     def run(command: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-            raise NotBuildable(f"{command[0]} failed: {lines[0] if lines else command}")
+            raise NotBuildableError(f"{command[0]} failed: {lines[0] if lines else command}")
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(run, commands))
 
 
 def build(target: Path, objects: Path, extra: tuple[str, ...] = ()) -> Path:
-    """Compiles and links the plugin into the folder `target`; objects go to another. NotBuildable says what lacks."""
+    """Compiles and links the plugin into the folder `target`; objects go to another. NotBuildableError says what lacks."""
     objects.mkdir(parents=True, exist_ok=True)
     commands = compile_commands(objects, extra)
     run_all(commands)
@@ -147,7 +147,7 @@ def main() -> int:
     """Builds beside the sources."""
     try:
         built = build(HERE, Path("build") / "native")
-    except NotBuildable as error:
+    except NotBuildableError as error:
         sys.stderr.write(f"native operators: not built: {error}\n")
         return 1
     sys.stdout.write(f"native operators: {built}, for DALI {dali_version()}\n")

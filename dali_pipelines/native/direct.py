@@ -37,7 +37,7 @@ def resize(
     """Pillow's bicubic resize of a crop; uint8 [size_px, size_px, 3].
 
     box: top, left, height, width of the crop (default: all of image [H, W, 3]); resized: height and width that it becomes
-    (default: size_px twice), of which the square from `corner` on comes out, mirrored beyond the edges.
+    (default: size_px twice), of which the square from `corner` on is taken, mirrored beyond the edges.
     """
     image = np.ascontiguousarray(image, np.uint8)
     box = box or (0, 0, image.shape[0], image.shape[1])
@@ -63,7 +63,7 @@ def augment(
     bilinear: bool = False,
     simd: str = "auto",
 ) -> np.ndarray:
-    """A square uint8 image through operations one after another, then out = byte * scale + shift, [S, S, 3] or [3, S, S]."""
+    """A square uint8 image through operations in turn, then out = byte * scale + shift; [S, S, 3] or [3, S, S]."""
     image = np.ascontiguousarray(image, np.uint8)
     size = image.shape[0]
     number, dtype = OUTPUTS[output]
@@ -83,7 +83,7 @@ def is_plain_jpeg(encoded: bytes) -> bool:
 
 
 def decode(encoded: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """A JPEG, or the part `box` (top, left, height, width) of it; uint8 [H, W, 3]. DecodeError with libjpeg's message."""
+    """A JPEG, or its part `box` (top, left, height, width); uint8 [H, W, 3]. DecodeError with libjpeg's message."""
     library, error, shape = load_plugin(), ctypes.create_string_buffer(512), np.zeros(2, np.int32)
     size = ctypes.c_size_t(len(encoded))
     library.deit_fast_decode(encoded, size, None, _pointer(shape), None, error, len(error))

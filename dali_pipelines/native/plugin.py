@@ -19,7 +19,7 @@ SIMD_VARIABLE = "DEIT_FAST_SIMD"
 """Environment: auto, portable, avx2 or avx512; for tests, and to compare them."""
 
 
-class NativeUnavailable(RuntimeError):
+class NativeUnavailableError(RuntimeError):
     """Why the native operators cannot be used, and the command that mends it."""
 
 
@@ -32,19 +32,17 @@ def plugin_path() -> Path:
 def load_plugin() -> ctypes.CDLL:
     """Registers the operators with DALI, once in a process; returns the C interface.
 
-    NativeUnavailable when they are not built, or were built for another DALI: its C++ interface is not promised stable.
+    NativeUnavailableError when they are not built, or were built for another DALI: its C++ interface is not promised stable.
     """
     path = plugin_path()
     if not path.is_file():
-        raise NativeUnavailable(f"the native operators are not built; {REBUILD}")
-    # DALI has loaded its own library already: the plugin finds it in this process. Nothing of the plugin that needs DALI
-    # runs before its version is known to fit, but for the registration itself, which plugin_manager brings about.
-    library = ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_LOCAL) if _built_for(path) else None
-    if library is None:
-        raise NativeUnavailable(
+        raise NativeUnavailableError(f"the native operators are not built; {REBUILD}")
+    if not _built_for(path):
+        raise NativeUnavailableError(
             f"the native operators were built for another DALI than the installed {nvidia.dali.__version__}; {REBUILD}"
         )
     plugin_manager.load_library(str(path))
+    library = ctypes.CDLL(str(path))
     library.deit_fast_level_name.restype = ctypes.c_char_p
     _load_jpeg(library)
     return library
@@ -75,18 +73,20 @@ def simd_level() -> str:
     """The level that operators are asked to use; ValueError for one that is not here."""
     asked = os.environ.get(SIMD_VARIABLE, "auto")
     if asked not in ("auto", *simd_levels()):
-        raise ValueError(f"{SIMD_VARIABLE} {asked} is not among this machine's levels: auto, {', '.join(simd_levels())}")
+        raise ValueError(
+            f"{SIMD_VARIABLE} {asked} is not among this machine's levels: auto, {', '.join(simd_levels())}"
+        )
     return asked
 
 
 def simd_levels() -> list[str]:
-    """What this build and CPU have, slowest first; NativeUnavailable without the plugin."""
+    """What this build and CPU have, slowest first; NativeUnavailableError without the plugin."""
     library = load_plugin()
     return [library.deit_fast_level_name(i).decode() for i in range(library.deit_fast_level_count())]
 
 
 def decodes_jpeg() -> bool:
-    """Whether the operators decode JPEGs themselves; NativeUnavailable without the plugin."""
+    """Whether the operators decode JPEGs themselves; NativeUnavailableError without the plugin."""
     return bool(load_plugin().deit_fast_jpeg_loaded())
 
 
@@ -94,7 +94,7 @@ def is_available() -> bool:
     """Whether data.backend auto uses the native operators."""
     try:
         load_plugin()
-    except NativeUnavailable:
+    except NativeUnavailableError:
         return False
     return True
 
@@ -103,9 +103,11 @@ def describe() -> str:
     """One line for `doctor` and logs: what is there, or what is lost without it and how to get it."""
     try:
         level = simd_levels()[-1]
-    except NativeUnavailable as error:
+    except NativeUnavailableError as error:
         return f"native operators: no: {error}. Everything works on the graph backend, at several times the CPU time"
-    decoder = "decoding with libjpeg-turbo" if decodes_jpeg() else (
-        "decoding left to DALI (no jpeglib.h at build time, or no libjpeg-turbo of ABI 62), which costs more"
+    decoder = (
+        "decoding with libjpeg-turbo"
+        if decodes_jpeg()
+        else ("decoding left to DALI (no jpeglib.h at build time, or no libjpeg-turbo of ABI 62), which costs more")
     )
     return f"native operators: for DALI {nvidia.dali.__version__}, {level}, {decoder}"
