@@ -130,7 +130,7 @@ def run_all(commands: list[list[str]]) -> None:
 
 
 def build(target: Path, objects: Path, extra: tuple[str, ...] = ()) -> Path:
-    """Compiles and links the plugin into the folder `target`; objects go to another. NotBuildableError says what lacks."""
+    """Compiles and links the plugin into the folder `target`; objects go to another. NotBuildableError: what lacks."""
     objects.mkdir(parents=True, exist_ok=True)
     commands = compile_commands(objects, extra)
     run_all(commands)

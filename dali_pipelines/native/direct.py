@@ -36,7 +36,7 @@ def resize(
 ) -> np.ndarray:
     """Pillow's bicubic resize of a crop; uint8 [size_px, size_px, 3].
 
-    box: top, left, height, width of the crop (default: all of image [H, W, 3]); resized: height and width that it becomes
+    box: top, left, height, width of the crop (default: all of image [H, W, 3]); resized: height and width it becomes
     (default: size_px twice), of which the square from `corner` on is taken, mirrored beyond the edges.
     """
     image = np.ascontiguousarray(image, np.uint8)
@@ -45,8 +45,8 @@ def resize(
     out = np.empty((size_px, size_px, 3), np.uint8)
     numbers = np.array(box, np.int32)
     load_plugin().deit_fast_resize(
-        simd.encode(), _pointer(image), image.shape[1], _pointer(numbers), height, width, *corner, size_px, int(flip), 0,
-        _pointer(out),
+        simd.encode(), _pointer(image), image.shape[1], _pointer(numbers), height, width, *corner, size_px, int(flip),
+        0, _pointer(out),
     )  # fmt: skip
     return out
 

@@ -32,7 +32,7 @@ def plugin_path() -> Path:
 def load_plugin() -> ctypes.CDLL:
     """Registers the operators with DALI, once in a process; returns the C interface.
 
-    NativeUnavailableError when they are not built, or were built for another DALI: its C++ interface is not promised stable.
+    NativeUnavailableError when they are not built, or for another DALI, whose C++ interface is not promised stable.
     """
     path = plugin_path()
     if not path.is_file():
