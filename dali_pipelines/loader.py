@@ -154,7 +154,9 @@ class TrainLoader(_Loader):
             drawn = draw_inputs(self.augment, self.policy, self.seed, epoch, views, images, self.backend)
             return [self._paths(images), *drawn]
 
-        return self._build(source)
+        pipeline = self._build(source)
+        pipeline.build()
+        return pipeline
 
     def _position(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Epoch, views and images of a step of the run."""
@@ -168,7 +170,9 @@ class TrainLoader(_Loader):
         Starting anywhere costs the same: nothing is replayed. BadImageError, naming the file, for one that cannot be
         read, or when too many of them had to be replaced.
         """
-        pipeline, step = self._build_from(first_step, last_step), first_step
+        return self._run_from(self._build_from(first_step, last_step), first_step, last_step)
+
+    def _run_from(self, pipeline: Pipeline, step: int, last_step: int) -> Iterator[Batch]:
         while step < last_step:
             epoch, views, images = self._position(step)
             try:
@@ -234,11 +238,15 @@ class ValidationLoader(_Loader):
                 raise StopIteration
             return [self._paths(self._images(batches[info.iteration]))]
 
-        return build_validation_pipeline(source, **self.graph_options, **self.pipeline_options)
+        pipeline = build_validation_pipeline(source, **self.graph_options, **self.pipeline_options)
+        pipeline.build()
+        return pipeline
 
     def __iter__(self) -> Iterator[Batch]:
         left = self._non_empty(range(self.sampler.num_batches))
-        pipeline = self._build_from(left)
+        return self._run_left(self._build_from(left), left)
+
+    def _run_left(self, pipeline: Pipeline, left: list[int]) -> Iterator[Batch]:
         while left:
             images = self._images(left[0])
             try:

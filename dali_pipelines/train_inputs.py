@@ -29,11 +29,11 @@ def describe_inputs(augment: TrainAugment, policy: Policy, backend: str = "graph
     """The inputs in their order, the path first; backend (graph, native): in which form the operations come."""
     inputs = [
         Input("path", types.UINT8, 1),
-        Input("crop widths", types.FLOAT, 1),
-        Input("crop heights", types.FLOAT, 1),
         Input("crop position", types.FLOAT, 1),
         Input("flip", types.INT32, 0),
     ]
+    if augment.crop == "resized":
+        inputs += [Input("crop widths", types.FLOAT, 1), Input("crop heights", types.FLOAT, 1)]
     if augment.decode_once:
         inputs += [Input("is first", types.INT32, 0)] if backend == "graph" else []
         inputs.append(Input("first", types.INT32, 0))
@@ -76,8 +76,9 @@ def draw_inputs(
 ) -> list[Any]:
     """The arrays of a batch after the paths, in the order of `describe_inputs`."""
     crop = draw_crops(seed, epoch, views, augment.crop_scale_min)
-    inputs: list[Any] = [crop.widths, crop.heights, crop.position]
-    inputs.append(draw_flips(seed, epoch, views, augment.flip_probability))
+    inputs: list[Any] = [crop.position, draw_flips(seed, epoch, views, augment.flip_probability)]
+    if augment.crop == "resized":
+        inputs += [crop.widths, crop.heights]
     if augment.decode_once:
         _, first, which = np.unique(images, return_index=True, return_inverse=True)
         first = first[which].astype(np.int32)
