@@ -10,6 +10,7 @@ import torch
 from nvidia.dali import Pipeline, types
 
 from .image_set import ImageSet
+from .native_graph import Backend, choose_backend
 from .policy import build_policy
 from .read_ahead import ReadAhead
 from .sampler import TrainSampler, ValidationSampler
@@ -20,7 +21,9 @@ from .unreadable import BadImageError, Substitutes, logger, unreadable_images
 from .validation_graph import build_validation_pipeline
 
 DALI_DTYPES = {torch.float32: types.FLOAT, torch.float16: types.FLOAT16, torch.bfloat16: types.FLOAT}
-"""DALI has no bfloat16: it is cast from float32 by torch, the only dtype that costs a copy."""
+"""DALI has no bfloat16: the graph's is cast from float32 by torch, the only dtype that costs a copy."""
+NATIVE_DTYPES = DALI_DTYPES | {torch.bfloat16: types.UINT16}
+"""The native operators write bfloat16's bits."""
 
 BadSample = Literal["replace", "raise"]
 
@@ -54,10 +57,13 @@ class _Loader:
         prefetch: int,
         dtype: torch.dtype,
         bad_sample: BadSample,
+        backend: Backend,
     ) -> None:
         self.images, self.dtype, self.bad_sample = images, dtype, bad_sample
         self.device = torch.device(device, device_id) if device == "cuda" else torch.device(device)
         self.dali_device = "gpu" if device == "cuda" else "cpu"
+        self.backend = choose_backend(backend, self.dali_device)
+        self.dali_dtype = (NATIVE_DTYPES if self.backend == "native" else DALI_DTYPES)[dtype]
         self.pipeline_options: dict[str, Any] = {
             "num_threads": num_threads,
             "device_id": device_id if device == "cuda" else None,
@@ -68,8 +74,9 @@ class _Loader:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         (output,) = pipeline.run(stream)
         pixels = as_torch(output)
-        if self.dtype == torch.bfloat16:
-            pixels = pixels.to(torch.bfloat16)
+        if self.dtype == torch.bfloat16 and pixels.dtype != torch.uint8:
+            native = self.backend == "native"
+            pixels = pixels.view(torch.bfloat16) if native else pixels.to(torch.bfloat16)
         labels = torch.from_numpy(self.images.labels[images])
         if self.device.type == "cuda":
             labels = labels.pin_memory().to(self.device, non_blocking=True)
@@ -110,12 +117,13 @@ class TrainLoader(_Loader):
         seed: int = 0,
         bad_sample: BadSample = "raise",
         max_bad_fraction: float = 0.01,
+        backend: Backend = "graph",
     ) -> None:
         """dtype: that of the images, but for augment.normalize off, which gives uint8.
 
-        ValueError for an unknown policy or a decoder that the device does not have.
+        ValueError for an unknown policy, a decoder that the device lacks, or a native backend that is not built.
         """
-        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample)
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
         self.sampler, self.augment, self.seed, self.decoder = sampler, augment, seed, decoder
         self.policy = build_policy(augment)
         self.substitutes = Substitutes(len(images), seed, max_bad_fraction, images.bad)
@@ -128,7 +136,8 @@ class TrainLoader(_Loader):
             device=self.dali_device,
             feeds=self.images.feeds,
             decoder=self.decoder,
-            dtype=DALI_DTYPES[self.dtype],
+            dtype=self.dali_dtype,
+            backend=self.backend,
             batch_size=len(self.sampler.views(0)),
             **self.pipeline_options,
         )
@@ -142,7 +151,8 @@ class TrainLoader(_Loader):
             if step >= last_step:
                 raise StopIteration
             epoch, views, images = self._position(step)
-            return [reader.take(step), *draw_inputs(self.augment, self.policy, self.seed, epoch, views, images)]
+            drawn = draw_inputs(self.augment, self.policy, self.seed, epoch, views, images, self.backend)
+            return [reader.take(step), *drawn]
 
         pipeline = self._build(source)
         pipeline.build()
@@ -199,12 +209,13 @@ class ValidationLoader(_Loader):
         prefetch: int = 2,
         dtype: torch.dtype = torch.float32,
         bad_sample: BadSample = "raise",
+        backend: Backend = "graph",
     ) -> None:
         """bad_sample `replace` leaves bad images out, since nothing can stand in for them in a score.
 
-        ValueError for a crop ratio outside (0, 1].
+        ValueError for a crop ratio outside (0, 1], or a native backend that is not built.
         """
-        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample)
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
         if not 0 < crop_ratio <= 1:
             raise ValueError(f"eval.crop_ratio must be above 0 and at most 1, got {crop_ratio}")
         self.sampler = sampler
@@ -217,7 +228,8 @@ class ValidationLoader(_Loader):
             "device": self.dali_device,
             "feeds": images.feeds,
             "decoder": decoder,
-            "dtype": DALI_DTYPES[dtype],
+            "dtype": self.dali_dtype,
+            "backend": self.backend,
             "batch_size": sampler.batch_size,
         }
 

@@ -15,6 +15,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 
 from . import augment as views
+from . import native_graph
 from .draws import CROP_RATIO
 from .image_set import Feeds
 from .operations import Node
@@ -112,15 +113,19 @@ def build_train_pipeline(
     feeds: Feeds = "path",
     decoder: str = "auto",
     dtype: types.DALIDataType = types.FLOAT,
+    backend: str = "graph",
     **pipeline_options: Any,
 ) -> Pipeline:
     """The pipeline, not yet built: one output, normalised images HWC in `dtype` on `device` (cpu or gpu).
 
-    With augment.normalize off, bytes come out. pipeline_options: batch_size, num_threads, device_id,
-    prefetch_queue_depth. ValueError for an unknown policy.
+    backend: graph, or native (native_graph.py): on the CPU alone, with types.UINT16 for bfloat16's bits. With
+    augment.normalize off, bytes come out. pipeline_options: batch_size, num_threads, device_id, prefetch_queue_depth.
+    ValueError for an unknown policy.
     """
     policy, decode_on = build_policy(augment), decode_device(device, decoder)
-    described = describe_inputs(augment, policy)
+    described = describe_inputs(augment, policy, backend)
+    if backend == "native":
+        native_graph.load_plugin()
 
     @pipeline_def(enable_conditionals=True, exec_dynamic=True, **pipeline_options)
     def train_pipeline() -> Node:
@@ -134,6 +139,8 @@ def build_train_pipeline(
         )
         given = {kind.name: node for kind, node in zip(described, nodes)}  # noqa: B905 - AutoGraph's zip lacks strict
         encoded = read(given["image"], feeds)
+        if backend == "native":
+            return native_graph.train_view(encoded, given, augment, dtype)
         images = crop(encoded, given, augment, device, decode_on)
         images = fn.flip(images, horizontal=given["flip"])
         for k, place in enumerate(policy.places):

@@ -29,6 +29,8 @@ class DataConfig:
     """A file that cannot be read: replace shows another image in its place and goes on; raise stops the run."""
     max_bad_fraction: float = 0.01
     """With bad_sample replace: the run stops when a larger share of the images is bad."""
+    backend: Literal["auto", "graph", "native"] = "auto"
+    """graph: DALI's operators; native: this package's, Pillow's pixels in less time, CPU only; auto: that if built."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded; auto: where the rest of the pipeline runs."""
     num_threads: int | None = None

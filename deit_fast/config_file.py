@@ -20,6 +20,7 @@ RECIPES = Path(__file__).parent / "recipes"
 # What may change when a run is resumed: where things are and how they are computed, not what is learnt.
 FREE_ON_RESUME = (
     "data.path",
+    "data.backend",
     "data.manifest",
     "data.decoder",
     "data.num_threads",
