@@ -9,6 +9,7 @@ from functools import partial
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.loader import Batch, TrainLoader
+from deit_fast.dali_pipelines.native_graph import choose_backend
 from deit_fast.dali_pipelines.sampler import ValidationSampler
 from deit_fast.data import open_train_and_val, train_loader, validation_loader
 from deit_fast.distributed import Ranks
@@ -30,18 +31,26 @@ def our_train_turn(loader: TrainLoader, count: int) -> Prepare:
     return lambda: partial(count_images, loader.batches(0, count))
 
 
+def our_backends(config: Config, ranks: Ranks) -> list[str]:
+    """What data.backend asks for; where it is left to us, what is chosen first, and the graph beside it."""
+    device = "gpu" if ranks.device.type == "cuda" else "cpu"
+    chosen = choose_backend(config.data.backend, device)
+    return [chosen] if config.data.backend != "auto" else sorted({chosen, "graph"}, key=lambda name: name != chosen)
+
+
 def our_train_configs(config: Config) -> dict[Contender, Config]:
-    """The training workloads; what is not the recipe says so in its name."""
+    """The training workloads of one backend; what is not the recipe says so in its name."""
+    ours = f"{OURS} {config.data.backend}"
     recipe = replace(config.augment, geometry="exact")
     bilinear = replace(recipe, geometry="bilinear")
     configs = {
-        Contender(CROP, OURS): replace(config, augment=replace(recipe, policy="none", erase_probability=0.0)),
-        Contender(FULL, OURS): replace(config, augment=recipe),
-        Contender(FULL, f"{OURS}, bilinear (not the recipe)"): replace(config, augment=bilinear),
+        Contender(CROP, ours): replace(config, augment=replace(recipe, policy="none", erase_probability=0.0)),
+        Contender(FULL, ours): replace(config, augment=recipe),
+        Contender(FULL, f"{ours}, bilinear (not the recipe)"): replace(config, augment=bilinear),
     }
     if config.data.repeats > 1:
         same_rank = replace(config.data, repeats_placement="same_rank")
-        name = f"{OURS}, {config.data.repeats} views a decoding (not the recipe)"
+        name = f"{ours}, {config.data.repeats} views a decoding (not the recipe)"
         configs[Contender(FULL, name)] = replace(config, data=same_rank, augment=recipe)
     return configs
 
@@ -68,12 +77,14 @@ def time_loader(
     precision = choose_precision(config.runtime.precision, ranks.device)
     train_images, val_images = open_train_and_val(config.data)
     contenders: dict[Contender, Prepare] = {}
-    for contender, ours in our_train_configs(config).items():
-        loader = train_loader(ours, train_images, ranks, precision)
-        contenders[contender] = our_train_turn(loader, batches_per_turn)
-    contenders[Contender(VALIDATION, OURS)] = our_validation_turn(
-        config, val_images, ranks, precision, batches_per_turn
-    )
+    for backend in our_backends(config, ranks):
+        ours = replace(config, data=replace(config.data, backend=backend))
+        for contender, variant in our_train_configs(ours).items():
+            loader = train_loader(variant, train_images, ranks, precision)
+            contenders[contender] = our_train_turn(loader, batches_per_turn)
+        contenders[Contender(VALIDATION, f"{OURS} {backend}")] = our_validation_turn(
+            ours, val_images, ranks, precision, batches_per_turn
+        )
     for peer in against:
         for workload, images in ((CROP, train_images), (FULL, train_images), (VALIDATION, val_images)):
             contenders[Contender(workload, peer)] = peer_turn(

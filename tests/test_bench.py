@@ -27,6 +27,7 @@ from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, ti
 from deit_fast.cli import main
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
+from deit_fast.dali_pipelines.native.plugin import is_available
 
 
 def rows_by_contender(record):
@@ -43,11 +44,12 @@ def test_loader(photographs, tmp_path, capsys):
     assert "3 views a decoding (not the recipe)" in text
     record = json.loads((tmp_path / "rows.jsonl").read_text())
     rows = rows_by_contender(record)
-    full = rows["full recipe", "deit_fast"]
+    full = rows["full recipe", "deit_fast graph"]
     assert full["images_per_turn"] == 32
     assert full["images_per_second_min"] <= full["images_per_second"] <= full["images_per_second_max"]
-    assert rows["validation", "deit_fast"]["images_per_turn"] == 12  # there are no more
+    assert rows["validation", "deit_fast graph"]["images_per_turn"] == 12  # there are no more
     assert {name for _, name in rows} >= {"timm", "torchvision"}
+    assert (("full recipe", "deit_fast native") in rows) == is_available()
     assert all(rows["full recipe", peer]["images_per_turn"] == 32 for peer in ("timm", "torchvision"))
     assert all(row["cpu_ms_per_image"] > 0 for row in rows.values())
     assert record["environment"]["cpu_cores"] >= 1
