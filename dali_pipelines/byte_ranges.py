@@ -72,7 +72,7 @@ class LocalFiles:
         if size is None:
             size = os.fstat(descriptor).st_size - start
         data = np.empty(size, dtype=np.uint8)
-        view, done = memoryview(data), 0
+        view, done = data.data, 0
         while done < size:
             count = os.preadv(descriptor, [view[done:]], start + done)
             if count == 0:

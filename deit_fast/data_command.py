@@ -34,16 +34,19 @@ def _splits(data: DataConfig, split: str | None) -> list[str]:
     """The splits asked for, or those of train and val that can be opened; ValueError, from the first, for none."""
     if split is not None:
         return [split]
-    found, first_error = [], None
+    found: list[str] = []
+    left_out: dict[str, ValueError] = {}
     for name in SPLITS:
         try:
             open_images(data, name)
         except ValueError as error:
-            first_error = first_error or error
+            left_out[name] = error
         else:
             found.append(name)
-    if not found and first_error:
-        raise first_error
+    if not found:
+        raise left_out[SPLITS[0]]
+    for name, error in left_out.items():
+        say(f"{name} is left out: {error}")
     return found
 
 

@@ -27,7 +27,7 @@ def index_in_place(source: TarSource, root: Path, split: str, workers: int) -> I
     def read(shard: int) -> str:
         for image in np.flatnonzero(source.shards == shard):
             data = files.read(source.files[shard], int(source.offsets[image]), int(source.sizes[image]))
-            crc32[image] = zlib.crc32(memoryview(data))
+            crc32[image] = zlib.crc32(data.data)
         return file_sha256(files, source.files[shard], sizes[shard])
 
     digests = []

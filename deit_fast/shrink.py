@@ -22,8 +22,8 @@ def shrink(encoded: bytes, longest_side_px: int, quality: int) -> bytes:
             if max(image.size) <= longest_side_px or image.mode.startswith(("I", "F")):
                 return encoded
             scale = longest_side_px / max(image.size)
-            size = tuple(max(1, round(side * scale)) for side in image.size)
-            small = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's kinds for bad files
         raise Undecodable(str(error)) from error
     out = io.BytesIO()

@@ -52,7 +52,7 @@ class TarSource:
         """From a list of its members."""
         numbers = np.array([member[:4] for member in members], dtype=np.int64).reshape(-1, 4)
         shards, offsets, sizes, labels = np.ascontiguousarray(numbers.T)
-        keys, names = ([member[i] for member in members] for i in (4, 5))
+        keys, names = [member.key for member in members], [member.name for member in members]
         return TarSource(
             classes,
             files,

@@ -21,7 +21,7 @@ def file_sha256(files: ByteRanges, name: str, size: int) -> str:
     """The digest of a file's first `size` bytes, read in chunks; OSError when it is shorter."""
     digest = hashlib.sha256()
     for start in range(0, size, CHUNK_BYTES):
-        digest.update(memoryview(files.read(name, start, min(CHUNK_BYTES, size - start))))
+        digest.update(files.read(name, start, min(CHUNK_BYTES, size - start)).data)
     return digest.hexdigest()
 
 
@@ -45,7 +45,7 @@ def _verify(files: ByteRanges, index: ShardIndex, shard: int) -> str | None:
     differing = []
     for image in np.flatnonzero(index.shards == shard):
         data = files.read(name, int(index.offsets[image]), int(index.sizes[image]))
-        if zlib.crc32(memoryview(data)) != index.crc32[image]:
+        if zlib.crc32(data.data) != index.crc32[image]:
             differing.append(index.names.text(int(image)))
     if not differing:
         return f"{files.address(name)}: all images are whole, but bytes between them differ from the index"

@@ -260,6 +260,48 @@ def test_packing_that_was_killed_goes_on(imagefolder, tmp_path):
         assert (output / file.name).read_bytes() == file.read_bytes()
 
 
+def group_is_gone(group, seconds):
+    """Whether all of a process group end in time; the dead stay in it until init buries them."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_ctrl_c_ends_all_processes_at_once(imagefolder, tmp_path):
+    """Both workers wait for pipes that nobody fills."""
+    root, output = tmp_path / "root", tmp_path / "packed"
+    shutil.copytree(imagefolder, root)
+    for file in sorted((root / "train").rglob("*.JPEG"))[::4]:
+        file.unlink()
+        os.mkfifo(file)
+    options = ["--input", root, "--output", output, "--split", "train", "--images-per-shard", 4, "--workers", 2]
+    command = [sys.executable, "-m", "deit_fast", "data", "pack", *map(str, options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while len(list(output.glob("*.partial"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "deit-fast: interrupted" in said
+    assert group_is_gone(process.pid, seconds=60)
+    assert not list(output.glob("*.tar"))
+
+
+def test_a_file_that_went_away_is_named(imagefolder, tmp_path, capsys):
+    shutil.copytree(imagefolder, tmp_path / "root")
+    (tmp_path / "root" / "train" / WNIDS[0] / "gone.JPEG").symlink_to(tmp_path / "nowhere")
+    options = ("--input", tmp_path / "root", "--output", tmp_path / "packed", "--images-per-shard", 4)
+    for workers in (1, 2):
+        assert data("pack", *options, "--workers", workers) == 1
+        assert f"{WNIDS[0]}/gone.JPEG" in capsys.readouterr().err
+
+
 def flip_a_byte(path, at):
     content = bytearray(path.read_bytes())
     content[at] ^= 1
