@@ -45,8 +45,8 @@ def _splits(data: DataConfig, split: str | None) -> list[str]:
             found.append(name)
     if not found:
         raise left_out[SPLITS[0]]
-    for name, error in left_out.items():
-        say(f"{name} is left out: {error}")
+    for name, why in left_out.items():
+        say(f"{name} is left out: {why}")
     return found
 
 
