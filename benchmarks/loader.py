@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
@@ -31,11 +32,11 @@ def our_train_turn(loader: TrainLoader, count: int) -> Prepare:
     return lambda: partial(count_images, loader.batches(0, count))
 
 
-def our_backends(config: Config, ranks: Ranks) -> list[str]:
+def our_backends(config: Config, ranks: Ranks) -> list[Literal["graph", "native"]]:
     """What data.backend asks for; where it is left to us, what is chosen first, and the graph beside it."""
     device = "gpu" if ranks.device.type == "cuda" else "cpu"
     chosen = choose_backend(config.data.backend, device)
-    return [chosen] if config.data.backend != "auto" else sorted({chosen, "graph"}, key=lambda name: name != chosen)
+    return [chosen, "graph"] if config.data.backend == "auto" and chosen != "graph" else [chosen]
 
 
 def our_train_configs(config: Config) -> dict[Contender, Config]:

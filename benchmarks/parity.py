@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -73,7 +73,7 @@ def through_place(
     """Square images through one place of the graph, on the CPU; draws of one place."""
     size = images[0].shape[0]
     augment = TrainAugment(image_size_px=size, geometry=geometry)
-    inputs = [images, np.ascontiguousarray(draws.operations[:, 0]), draws.arguments[:, 0].astype(np.float32)]
+    inputs: list[Any] = [images, np.ascontiguousarray(draws.operations[:, 0]), draws.arguments[:, 0].astype(np.float32)]
     if place.is_geometric:
         inputs.append(geometry_matrices(draws, 0, size).astype(np.float32))
     elif place.blurs:

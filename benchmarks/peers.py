@@ -148,7 +148,7 @@ def peer_turn(
     if not isinstance(images, ImageFiles):
         raise ValueError(f"--against {peer} reads files; data.path {config.data.path} holds none: give an image folder")
     transform = {"timm": timm_transform, "torchvision": torchvision_transform}[peer](config, workload)
-    load = {"timm": open_with_pillow, "torchvision": decode_with_torchvision}[peer]
+    load: Callable[[str], Any] = {"timm": open_with_pillow, "torchvision": decode_with_torchvision}[peer]
     server = multiprocessing.get_context("forkserver")  # DALI's threads do not survive a fork of this process
     server.set_forkserver_preload([__name__])
     loader = DataLoader(
