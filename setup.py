@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 MAPPED = ("dali_pipelines", "kernels", "benchmarks")
 
-packages = ["deit_fast"]
+packages = ["deit_fast"] + [f"deit_fast.{sub}" for sub in find_packages("deit_fast")]
 package_dir = {"deit_fast": "deit_fast"}
 for folder in MAPPED:
     package_dir[f"deit_fast.{folder}"] = folder

@@ -11,7 +11,7 @@ from .cli import write_json
 from .config import DataConfig
 from .data_verb import parse_verb, say, verb_parser, with_progress
 from .open_images import find_index, open_files, open_images
-from .pack_source import SPLITS
+from .packing.pack_source import SPLITS
 
 NAMED = 20
 """Bad images that are printed; all are in the manifest and in --json."""
@@ -19,7 +19,7 @@ NAMED = 20
 
 def run(arguments: list[str]) -> int:
     """Runs one of the verbs; ValueError for wrong use."""
-    from .pack_command import pack
+    from .packing.pack_command import pack
 
     verbs: dict[str, Callable[[list[str]], int]] = {"scan": scan, "pack": pack, "verify": verify, "sample": sample}
     if arguments and arguments[0] in ("-h", "--help"):
@@ -97,7 +97,7 @@ def show_scan(split: str, result: dict[str, Any]) -> None:
 
 def verify(arguments: list[str]) -> int:
     """`deit-fast data verify --data.path DIR`: holds shards against their checksums; 1 where one differs."""
-    from .verify import verify_shards
+    from .packing.verify import verify_shards
 
     parser = verb_parser("verify", "Reads packed shards again and holds them against their checksums.", "threads")
     parser.add_argument("--split", type=str | None, help="train or val; default: both")

@@ -7,8 +7,8 @@ import tarfile
 from PIL import Image
 
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
-from deit_fast.pack import PackOptions, join_parts, pack_split
-from deit_fast.pack_source import FolderSource
+from deit_fast.packing.pack import PackOptions, join_parts, pack_split
+from deit_fast.packing.pack_source import FolderSource
 
 
 def encode(image, form="JPEG", **options):

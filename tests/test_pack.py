@@ -28,8 +28,8 @@ from deit_fast.cli import main
 from deit_fast.config import DataConfig
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.open_images import find_index, open_images
-from deit_fast.pack import unused_key
-from deit_fast.tar_source import split_key
+from deit_fast.packing.pack import unused_key
+from deit_fast.packing.tar_source import split_key
 
 WNIDS = ("n01440764", "n01443537", "n02105855")
 

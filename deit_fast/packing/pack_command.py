@@ -8,8 +8,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from .cli import write_json
-from .data_verb import parse_verb, say, verb_parser, with_progress
+from ..cli import write_json
+from ..data_verb import parse_verb, say, verb_parser, with_progress
 from .pack_source import Kind, PackSource, open_sources
 
 
