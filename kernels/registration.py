@@ -43,3 +43,9 @@ def say_once(message: str) -> None:
 
 
 _said: set[str] = set()
+
+
+def check_backend(backend: str) -> None:
+    """ValueError for anything but reference and triton."""
+    if backend not in ("reference", "triton"):
+        raise ValueError(f"unknown kernel backend {backend}; the backends are reference, triton")

@@ -39,8 +39,8 @@ def backward_short(
     PRECISION: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """Grid (B * H,). k, v, dk and dv of all keys stay on the multiprocessor: read again for each tile of queries, k and v
-    alone would cross L2 7 to 13 times."""
+    """Grid (B * H,). k, v, dk, dv stay on the multiprocessor; read for each tile of queries, k and v would cross L2 7
+    to 13 times."""
     head = tl.program_id(0)
     b = (head // H).to(tl.int64)
     stride_out: tl.constexpr = H * D
