@@ -55,11 +55,6 @@ class Resources:
     load: dict[int, int]
     store: dict[int, int]
     mma_instructions: int
-    instructions: int
-
-    def row(self) -> dict[str, Any]:
-        """As the budget file has it."""
-        return dict(self.__dict__)
 
 
 def compile_ahead(launch: Launch, architecture: int) -> Any:
@@ -110,6 +105,48 @@ def instructions(machine_code: str) -> list[tuple[str, str]]:
     return INSTRUCTION.findall(machine_code)
 
 
+def executed(machine_code: str, trips: tuple[int, ...] = ()) -> Counter[str]:
+    """How often a warp executes each opcode, operands left out: bodies of loops count `trips` times, in program order.
+
+    A loop is a branch backwards over more than 20 instructions (shorter ones wait for barriers). ValueError when there
+    are fewer loops than trips: the compiler unrolled one, or the case is wrong.
+    """
+    labels: dict[str, int] = {}
+    found: list[tuple[str, str]] = []
+    for line in machine_code.splitlines():
+        if label := LABEL.match(line):
+            labels[label[1]] = len(found)
+        found += INSTRUCTION.findall(line)
+    times = [1] * len(found)
+    loops = []
+    for end, (opcode, operands) in enumerate(found):
+        target = re.search(r"\.L_x_\d+", operands)
+        if opcode.startswith("BRA") and target and end - labels.get(target[0], end) > 20:
+            loops.append((labels[target[0]], end))
+    loops.sort()
+    if len(loops) < len(trips):
+        raise ValueError(f"{len(loops)} loops in the machine code, {len(trips)} expected")
+    for (start, end), count in zip(loops, trips, strict=False):
+        times[start : end + 1] = [count] * (end + 1 - start)
+    total: Counter[str] = Counter()
+    for (opcode, _), count in zip(found, times, strict=True):
+        total[opcode] += count
+    return total
+
+
+def mma_flops(opcodes: Counter[str]) -> int | None:
+    """Multiply-adds times 2 of a warp's matrix instructions; None on sm_100, whose opcodes do not tell their shape."""
+    flops = 0
+    for opcode, count in opcodes.items():
+        if opcode.startswith("UTC"):
+            return None
+        if opcode.startswith("HMMA.16816"):
+            flops += count * 2 * 16 * 8 * 16
+        elif shape := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", opcode):  # by the four warps of a group together
+            flops += count * 2 * int(shape[1]) * int(shape[2]) * int(shape[3]) // 4
+    return flops
+
+
 def access_bytes(opcode: str) -> int:
     """Bytes a thread moves with a load or store: LDG.E.128 -> 16."""
     return next((WIDTHS[part] for part in opcode.split(".")[1:] if part in WIDTHS), 4)
@@ -132,7 +169,6 @@ def read_resources(compiled: Any, architecture: int) -> Resources:
         load=_widths(opcodes, ("LDG.", "LDGSTS.")),
         store=_widths(opcodes, ("STG.",)),
         mma_instructions=_count(opcodes, MMA_PREFIXES),
-        instructions=sum(opcodes.values()),
     )
 
 

@@ -83,7 +83,8 @@ def add_norm_backward_reference(
     grad_x = inner * rstd[..., None]
     if grad_total is not None:
         grad_x = grad_x + wide(grad_total)
-    scaled = grad_x if drop_path is None else grad_x * drop_path[:, None, None]
+    # a copy, since an operator's outputs may not share memory
+    scaled = grad_x.clone() if drop_path is None else grad_x * drop_path[:, None, None]
     if slot is not None:
         kept = slot >= 0
         gathered = scaled.new_zeros(branch.shape)

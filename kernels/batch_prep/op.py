@@ -27,7 +27,9 @@ def _on_cpu(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     mixed = batch_prep_reference(images, partner, lam, box, scale, shift, dtype)
     out, rows = empty_outputs(images, dtype, channels_last, patch_size_px)
-    return mixed if channels_last else out, patch_rows(mixed, patch_size_px) if patch_size_px else rows
+    if patch_size_px:
+        rows.copy_(patch_rows(mixed, patch_size_px))
+    return mixed if channels_last else out, rows
 
 
 @kernel_op("batch_prep", _on_cpu)

@@ -1,0 +1,280 @@
+"""The operators as torch sees them: registration, closed-form gradients on a CPU, compile, autocast, DDP, fallbacks."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import nn
+
+from deit_fast.kernels import registration
+from deit_fast.kernels.add_norm import add_norm, branch_slots
+from deit_fast.kernels.add_norm import op as add_norm_op
+from deit_fast.kernels.attention import attention
+from deit_fast.kernels.attention import op as attention_op
+from deit_fast.kernels.batch_prep import batch_prep, patch_weight
+from deit_fast.kernels.batch_prep import op as batch_prep_op
+from deit_fast.kernels.distill_loss import LossTerms, distill_loss
+from deit_fast.kernels.distill_loss import op as distill_loss_op
+from deit_fast.kernels.gelu_bias import gelu_bias
+from deit_fast.kernels.gelu_bias import op as gelu_bias_op
+
+HARD = LossTerms("hard", smoothing=0.1)
+
+
+def leaf(tensor):
+    return tensor.detach().requires_grad_()
+
+
+def attention_arguments(dtype=torch.float32):
+    return (leaf(attention_op.example_inputs(5, dtype, "cpu", head_dim=16)),)
+
+
+def loss_arguments(dtype=torch.float32):
+    inputs = distill_loss_op.example_inputs(3, 11, dtype, "cpu")
+    logits = (leaf(inputs["cls"]), leaf(inputs["dist"]), inputs["teacher"])
+    return (*logits, inputs["label_a"], inputs["label_b"], inputs["lam"], "hard", "ce", 0.1, 0.5, 1.0, "official")
+
+
+def prep_arguments(dtype=torch.float32):
+    inputs = batch_prep_op.example_inputs(2, 16, dtype, "cpu")
+    return (*inputs.values(), None, None, torch.bfloat16, True, 8)
+
+
+def norm_arguments(dtype=torch.float32):
+    inputs = add_norm_op.example_inputs(3, 4, 24, dtype, "cpu")
+    leaves = [leaf(inputs[name]) for name in ("x", "branch", "weight", "shift", "bias", "layer_scale")]
+    return (*leaves, inputs["drop_path_scale"], None, 1e-6)
+
+
+def gelu_arguments(dtype=torch.float32):
+    return tuple(leaf(value) for value in gelu_bias_op.example_inputs(6, 20, dtype, "cpu"))
+
+
+OPS = {
+    "attention": (attention_op.attention_forward, attention_arguments),
+    "distill_loss": (distill_loss_op.distill_loss_forward, loss_arguments),
+    "batch_prep": (batch_prep_op.batch_prep_op, prep_arguments),
+    "add_norm": (add_norm_op.add_norm_forward, norm_arguments),
+    "gelu_bias": (gelu_bias_op.gelu_bias_forward, gelu_arguments),
+}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_opcheck(name):
+    """Schema, fake tensors (shapes and strides), registration of autograd, and tracing with symbolic shapes."""
+    op, arguments = OPS[name]
+    torch.library.opcheck(op, arguments())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OPS)
+def test_fake_tensors_in_half_precision(name, dtype):
+    op, arguments = OPS[name]
+    torch.library.opcheck(op, arguments(dtype), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("name", ["attention", "distill_loss", "add_norm", "gelu_bias"])
+def test_gradients_in_closed_form(name):
+    op, arguments = OPS[name]
+    values = arguments(torch.float64)
+    leaves = [value for value in values if isinstance(value, torch.Tensor) and value.requires_grad]
+
+    def function(*given):
+        given = iter(given)
+        filled = [next(given) if isinstance(v, torch.Tensor) and v.requires_grad else v for v in values]
+        outputs = op(*filled)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(out for out in outputs if out.requires_grad)
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+def test_the_loss_is_torchs():
+    """Value and gradient against F.cross_entropy and F.kl_div on dense targets, through the operator."""
+    inputs = distill_loss_op.example_inputs(4, 9, torch.float64, "cpu")
+    cls, dist = leaf(inputs["cls"]), leaf(inputs["dist"])
+    terms = LossTerms("soft", smoothing=0.1, alpha=0.3, temperature=2.0)
+    ours = distill_loss(**(inputs | {"cls": cls, "dist": dist}), terms=terms, backend="triton")
+    lam = inputs["lam"][:, None]
+    one_hot = [F.one_hot(inputs[label], 9) for label in ("label_a", "label_b")]
+    base = F.cross_entropy(cls, lam * one_hot[0] + (1 - lam) * one_hot[1], label_smoothing=0.1)
+    logs = [F.log_softmax(logits / 2, dim=1) for logits in (dist, inputs["teacher"])]
+    theirs = 0.7 * base + 0.3 * F.kl_div(*logs, reduction="sum", log_target=True) * 4 / dist.numel()
+    assert torch.allclose(ours, theirs)
+    for mine, expected in zip(*(torch.autograd.grad(loss, (cls, dist)) for loss in (ours, theirs)), strict=True):
+        assert torch.allclose(mine, expected)
+
+
+def test_patch_rows_times_the_weight_are_the_convolution():
+    inputs = batch_prep_op.example_inputs(2, 32, torch.float32, "cpu")
+    prepared = batch_prep(**inputs, dtype=torch.float32, patch_size_px=16)
+    conv = nn.Conv2d(3, 10, 16, 16)
+    expected = conv(prepared.images).flatten(2).transpose(1, 2)
+    assert torch.allclose(F.linear(prepared.patches, patch_weight(conv.weight), conv.bias), expected, atol=1e-4)
+
+
+class Block(nn.Module):
+    """All differentiable kernels after one another, as a transformer block has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.fc1, self.head = nn.Linear(32, 64), nn.Linear(64, 11)
+        self.norm = nn.LayerNorm(32)
+
+    def forward(self, x, labels, lam):
+        qkv = self.qkv(x).view(*x.shape[:2], 3, 2, 16)
+        branch = F.linear(attention(qkv, "triton"), self.proj.weight)
+        x, y = add_norm(x, branch, self.norm.weight, self.norm.bias, bias=self.proj.bias, backend="triton")
+        hidden = gelu_bias(F.linear(y, self.fc1.weight), self.fc1.bias, "triton")
+        logits = self.head(hidden)[:, :2]
+        terms = LossTerms("hard", smoothing=0.1)
+        cls, dist = logits.unbind(1)
+        return distill_loss(cls, labels, labels.flip(0), lam, terms, dist, dist.detach(), backend="triton") + x.mean()
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return Block()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 6, 32, generator=generator), torch.tensor([1, 4, 10]), torch.rand(3, generator=generator)
+
+
+def loss_and_gradients(function, module, batch):
+    module.zero_grad()
+    loss = function(*batch)
+    loss.backward()
+    return [loss.detach(), *(parameter.grad.clone() for parameter in module.parameters())]
+
+
+def test_compiled_without_a_graph_break(block, batch):
+    eager = loss_and_gradients(block, block, batch)
+    compiled = loss_and_gradients(torch.compile(block, fullgraph=True, backend="aot_eager"), block, batch)
+    for a, b in zip(eager, compiled, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_compiled_batch_preparation():
+    inputs = batch_prep_op.example_inputs(2, 16, torch.float32, "cpu")
+
+    def function(**given):
+        return batch_prep(**given, dtype=torch.float32, patch_size_px=8, backend="triton")
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(**inputs)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, function(**inputs), strict=True))
+
+
+def test_under_autocast(block, batch):
+    plain = loss_and_gradients(block, block, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = loss_and_gradients(block, block, batch)
+    assert half[0].dtype == torch.float32
+    assert all(torch.isfinite(value).all() for value in half)
+    assert torch.allclose(half[0], plain[0], rtol=0.02)
+
+
+def test_under_ddp(block, batch, tmp_path):
+    plain = loss_and_gradients(block, block, batch)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(block)
+        distributed = loss_and_gradients(wrapped, block, batch)
+    finally:
+        torch.distributed.destroy_process_group()
+    for a, b in zip(plain, distributed, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_import_needs_neither_triton_nor_a_gpu():
+    """In a process where triton cannot be imported and any look at CUDA raises."""
+    program = """
+import sys, torch
+sys.modules["triton"] = None
+def no_cuda(*_a, **_k): raise AssertionError("CUDA was asked for at import")
+for name in ("_lazy_init", "is_available", "device_count", "get_device_capability"):
+    setattr(torch.cuda, name, no_cuda)
+import deit_fast.kernels.attention as a, deit_fast.kernels.add_norm, deit_fast.kernels.batch_prep
+import deit_fast.kernels.distill_loss, deit_fast.kernels.gelu_bias
+x = torch.randn(1, 3, 3, 1, 16, requires_grad=True)
+a.attention(x, "triton").sum().backward()
+assert x.grad.isfinite().all()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_what_a_kernel_does_not_take_is_said_once(monkeypatch):
+    monkeypatch.setattr(registration, "_said", set())
+    qkv = attention_op.example_inputs(4, torch.float32, "cpu", head_dim=24)
+    with pytest.warns(UserWarning, match="Triton kernel does not take head dimension 24"):
+        out = attention(qkv, "triton")
+    assert torch.equal(out, attention(qkv, "sdpa"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attention(qkv, "triton")
+
+
+def test_it_is_said_while_compiling_too(monkeypatch):
+    monkeypatch.setattr(registration, "_said", set())
+    qkv = attention_op.example_inputs(4, torch.float32, "cpu", head_dim=40)
+    with pytest.warns(UserWarning, match="head dimension 40"):
+        out = torch.compile(lambda x: attention(x, "triton"), fullgraph=True, backend="eager")(qkv)
+    assert torch.allclose(out, attention(qkv, "reference"), atol=1e-6)
+
+
+def test_too_many_classes_and_channels_go_to_the_reference(monkeypatch):
+    monkeypatch.setattr(registration, "_said", set())
+    inputs = distill_loss_op.example_inputs(2, 9000, torch.float32, "cpu")
+    with pytest.warns(UserWarning, match="up to 8192 classes, not 9000"):
+        value = distill_loss(**inputs, terms=HARD, backend="triton")
+    assert torch.equal(value, distill_loss(**inputs, terms=HARD))
+    inputs = add_norm_op.example_inputs(1, 2, 4096, torch.float32, "cpu")
+    with pytest.warns(UserWarning, match="up to 2048 channels, not 4096"):
+        add_norm(**inputs, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"kind": "warm"}, "distill.kind must be none, hard or soft, got warm"),
+        ({"alpha": 1.5}, r"distill.alpha must be in \[0, 1\], got 1.5"),
+        ({"temperature": 0.0}, "distill.temperature must be above 0, got 0.0"),
+        ({"smoothing": 1.0}, r"mix.label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"label_loss": "bce", "smoothing": 0.1}, "mix.label_smoothing must be 0 with the bce loss, got 0.1"),
+    ],
+)
+def test_wrong_terms_are_named(terms, message):
+    with pytest.raises(ValueError, match=message):
+        LossTerms(**terms)
+
+
+def test_wrong_use_is_named():
+    loss = distill_loss_op.example_inputs(2, 5, torch.float32, "cpu")
+    with pytest.raises(ValueError, match="needs the logits of the distillation token and of the teacher"):
+        distill_loss(loss["cls"], loss["label_a"], loss["label_b"], loss["lam"], HARD)
+    with pytest.raises(ValueError, match="unknown kernel backend cuda"):
+        gelu_bias(torch.zeros(2, 3), torch.zeros(3), "cuda")
+    with pytest.raises(ValueError, match=r"a bias \[F\], got \(2, 3\) and \(4,\)"):
+        gelu_bias(torch.zeros(2, 3), torch.zeros(4))
+    with pytest.raises(ValueError, match=r"got \(2, 3, 8\) and \(1, 3, 8\)"):
+        add_norm(torch.zeros(2, 3, 8), torch.zeros(1, 3, 8), torch.ones(8), torch.zeros(8))
+    prep = batch_prep_op.example_inputs(2, 16, torch.float32, "cpu")
+    with pytest.raises(ValueError, match="patches of 5 px do not tile images of 16 x 16 px"):
+        batch_prep(**prep, dtype=torch.float32, patch_size_px=5)
+    with pytest.raises(ValueError, match="partner must be its own inverse"):
+        batch_prep(**(prep | {"partner": torch.tensor([1, 1])}), dtype=torch.float32)
+    with pytest.raises(ValueError, match="bytes are normalised by mean and std"):
+        batch_prep(**batch_prep_op.example_inputs(2, 16, torch.uint8, "cpu"), dtype=torch.float32)
+
+
+def test_slots_of_a_subset():
+    assert branch_slots(torch.tensor([3, 0]), 4).tolist() == [1, -1, -1, 0]
