@@ -165,7 +165,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`deit-fast bench loader|step`."""
+    """`deit-fast bench loader|step|kernels`."""
     from deit_fast.benchmarks.command import run
 
     return run(arguments)

@@ -22,7 +22,10 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 @dataclass(frozen=True)
 class Case:
-    """One launch. `trips`: how often each loop of a program runs, in order; of `branches` a program takes one."""
+    """One launch. `trips`: how often each loop of a program runs, in order; of `branches` a program takes one.
+
+    (Of the programs of two partners in batch_prep one does nothing.)
+    """
 
     name: str
     run: Callable[[], Any]
@@ -119,8 +122,8 @@ def _batch_prep() -> list[Case]:
         return lambda: prep.prepare(images, partner, lam, box, factor, factor, BF16, True, 16)
 
     return [
-        Case("batch_prep/uint8", both(torch.uint8, scale), 5 * values, "(1 + 2 + 2) B 224^2 3"),
-        Case("batch_prep/bf16", both(BF16, None), 6 * values, "(2 + 2 + 2) B 224^2 3"),
+        Case("batch_prep/uint8", both(torch.uint8, scale), 5 * values, "(1 + 2 + 2) B 224^2 3", branches=2),
+        Case("batch_prep/bf16", both(BF16, None), 6 * values, "(2 + 2 + 2) B 224^2 3", branches=2),
     ]
 
 

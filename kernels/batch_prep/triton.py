@@ -38,6 +38,12 @@ def mixed(mine, theirs, image, lam, box, y, x):
 
 
 @triton.jit
+def by_channel(values, channel):
+    """Picked from three scalars: a load for each element would be a narrow one."""
+    return tl.where(channel == 0, tl.load(values), tl.where(channel == 1, tl.load(values + 1), tl.load(values + 2)))
+
+
+@triton.jit
 def prepare_pair(
     images,  # [B, H, W, 3]
     partner,  # [B]
@@ -73,9 +79,8 @@ def prepare_pair(
         new_a = mixed(a, b, first, lam, box, y, x)
         new_b = mixed(b, a, second, lam, box, y, x)
         if NORMALIZE:
-            channel = i % 3
-            factor = tl.load(scale + channel)
-            term = tl.load(shift + channel)
+            factor = by_channel(scale, i % 3)
+            term = by_channel(shift, i % 3)
             new_a = new_a * factor + term
             new_b = new_b * factor + term
         if CHANNELS_LAST:
