@@ -91,12 +91,12 @@ def _loss(backend: str) -> Function:
 
 
 def _prep(dtype: torch.dtype) -> Callable[[str], Function]:
-    normal = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-
     def run(backend: str) -> Function:
         def prepared(**inputs: Any) -> tuple[Tensor, ...]:
             out_dtype = torch.float64 if inputs["lam"].dtype == torch.float64 else dtype
-            both = batch_prep(**inputs, dtype=out_dtype, **normal, patch_size_px=16, backend=backend)
+            both = batch_prep(
+                **inputs, dtype=out_dtype, mean=IMAGENET_MEAN, std=IMAGENET_STD, patch_size_px=16, backend=backend
+            )
             assert both.images is not None
             assert both.patches is not None
             return both.images, both.patches
@@ -107,7 +107,7 @@ def _prep(dtype: torch.dtype) -> Callable[[str], Function]:
 
 
 def _norm(backend: str) -> Function:
-    def normed(drop_path_scale: Tensor, **inputs: Tensor) -> tuple[Tensor, ...]:
+    def normed(drop_path_scale: Tensor, **inputs: Any) -> tuple[Tensor, ...]:
         return add_norm(**inputs, drop_path_scale=drop_path_scale, backend=backend)
 
     return normed

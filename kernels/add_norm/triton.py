@@ -12,6 +12,8 @@ Shapes: M = B * N rows, C embedding, C_POW2 the next power of two, R rows at a t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -219,7 +221,7 @@ def _or(stand_in: Tensor, *optional: Tensor | None) -> list[Tensor]:
 
 def _flags(
     bias: Tensor | None, gamma: Tensor | None, drop_path: Tensor | None, slot: Tensor | None, sums: torch.dtype
-) -> dict[str, object]:
+) -> dict[str, Any]:
     return {
         "BIAS": bias is not None,
         "GAMMA": gamma is not None,
