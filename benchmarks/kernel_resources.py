@@ -8,7 +8,7 @@ import triton
 from rich.console import Console
 from rich.table import Table
 
-from deit_fast.kernels.budget import ARCHITECTURES, Row, measure, write_budget
+from deit_fast.kernels.budget import ARCHITECTURES, Row, measure, read_budget, write_budget
 from deit_fast.kernels.cases import all_cases
 
 HEADINGS = ("registers", "stack_bytes", "spill_instructions", "shared_bytes", "programs_per_sm", "load_bytes",
@@ -48,6 +48,18 @@ def show_resources(rows: dict[str, dict[str, Row]], console: Console) -> None:
         for name, row in cases.items():
             table.add_row(name, *(str(row.get(heading, "-")) for heading in HEADINGS))
         console.print(table)
+
+
+def budget_markdown() -> str:
+    """The budget file as a table of docs/kernels.md."""
+    rows = read_budget()["rows"]
+    lines = ["| launch | " + " | ".join(rows) + " | products / ideal |", "| --- |" + " --- |" * (len(rows) + 1)]
+    for case in all_cases():
+        found = {architecture: cases[case.name] for architecture, cases in rows.items()}
+        cells = [f"{row['registers']} / {row['programs_per_sm']}" for row in found.values()]
+        ratios = [f"{row['mma_over_ideal']:.2f} {name}" for name, row in found.items() if "mma_over_ideal" in row]
+        lines.append(f"| {case.name} | " + " | ".join([*cells, ", ".join(ratios) or "-"]) + " |")
+    return "\n".join(lines)
 
 
 def save_budget(rows: dict[str, dict[str, Row]]) -> None:

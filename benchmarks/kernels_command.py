@@ -27,6 +27,11 @@ def run_kernels(arguments: Sequence[str]) -> int:
     console = Console(width=max(TABLE_WIDTH, Console().width))
     if options.write and not options.resources:
         raise ValueError("--write belongs to --resources all")
+    if options.budget:
+        from .kernel_resources import budget_markdown
+
+        Console(soft_wrap=True).print(budget_markdown(), markup=False, highlight=False)
+        return 0
     if options.speed_of_light:
         from .speed_of_light import show_speed_of_light
 
@@ -62,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resources", metavar="SM", help="all, or of 80,90,100,120: registers, spills, ...; needs no GPU"
     )
     parser.add_argument("--write", action="store_true", help="with --resources all: make it the budget of the tests")
+    parser.add_argument("--budget", action="store_true", help="print kernels/budget.yaml as a table of docs/kernels.md")
     parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
     return parser
 

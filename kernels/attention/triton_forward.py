@@ -23,9 +23,12 @@ def forward_short(
     PRECISION: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """Grid (tiles of queries, B * H). All scores of a row are in registers: one maximum, no rescaling."""
-    first = tl.program_id(0) * M
-    head = tl.program_id(1)
+    """Grid (tiles of queries * B * H,), a head's tiles together, since they share k and v in L2.
+
+    All scores of a row are in registers: one maximum, no rescaling.
+    """
+    first = tl.program_id(0) % tl.cdiv(N, M) * M
+    head = tl.program_id(0) // tl.cdiv(N, M)
     b = (head // H).to(tl.int64)
     stride_out: tl.constexpr = H * D
     stride: tl.constexpr = 3 * H * D
@@ -89,9 +92,12 @@ def forward_long(
     PRECISION: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """Grid (tiles of queries, B * H). Whole chunks of C keys in a loop without masks, then the tail's chunks."""
-    first = tl.program_id(0) * M
-    head = tl.program_id(1)
+    """Grid (tiles of queries * B * H,), a head's tiles together, since they share k and v in L2.
+
+    Whole chunks of C keys in a loop without masks, then the tail's chunks.
+    """
+    first = tl.program_id(0) % tl.cdiv(N, M) * M
+    head = tl.program_id(0) // tl.cdiv(N, M)
     b = (head // H).to(tl.int64)
     stride_out: tl.constexpr = H * D
     stride: tl.constexpr = 3 * H * D

@@ -32,9 +32,9 @@ def gelu_forward(
     BLOCK: tl.constexpr,
     SUM: tl.constexpr,
 ):
-    """Grid (cdiv(F, BLOCK), cdiv(M, R))."""
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.program_id(1).to(tl.int64) * R + tl.arange(0, R)
+    """Grid (cdiv(M, R), cdiv(F, BLOCK))."""
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = (row < M)[:, None] & (column < F)[None, :]
     at = row[:, None] * F + column[None, :]
     z = tl.load(x + at, mask=mask, other=0.0).to(SUM) + tl.load(bias + column, mask=column < F, other=0.0).to(SUM)
@@ -82,7 +82,7 @@ def forward(x: Tensor, bias: Tensor) -> Tensor:
     y = torch.empty_like(x)
     features = x.shape[-1]
     rows = x.numel() // features
-    grid = (triton.cdiv(features, COLUMNS), triton.cdiv(rows, ROWS))
+    grid = (triton.cdiv(rows, ROWS), triton.cdiv(features, COLUMNS))  # the second axis ends at 65,535
     launch(
         gelu_forward, grid, x, bias.contiguous(), y, rows, F=features, R=ROWS, BLOCK=COLUMNS, SUM=_sum_type(x),
         num_warps=4,

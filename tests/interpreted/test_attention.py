@@ -45,6 +45,15 @@ def test_short_rows_of_deit(tokens, dtype):
     check(*inputs(tokens, dtype, head_dim=64))
 
 
+@pytest.mark.parametrize("rows", [16, 32])
+@pytest.mark.parametrize("head_dim", [32, 64])
+def test_tiles_of_every_architecture(head_dim, rows, monkeypatch):
+    from deit_fast.kernels.attention import triton as kernels
+
+    monkeypatch.setattr(kernels, "_backward_short_tiles", lambda _qkv: kernels.Tiles(rows, 8, 2))
+    check(*inputs(50, torch.bfloat16, head_dim=head_dim))
+
+
 @pytest.mark.parametrize(
     ("tokens", "dtype", "batch"),
     [
