@@ -17,7 +17,7 @@ deit-fast VERB [options]
   demo    trains a teacher and a distilled student on a small real data set; a few minutes on 2 CPU cores
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
-  bench   deit-fast bench loader|step: images/s against the budget
+  bench   deit-fast bench loader|step|kernels: images/s against the budget, times of kernels
 
 `deit-fast VERB --help` shows the options with types, units and defaults. Errors are one line; --debug adds a traceback.
 """

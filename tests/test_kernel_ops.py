@@ -10,6 +10,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import nn
 
+from deit_fast.config import IMAGENET_MEAN, IMAGENET_STD
 from deit_fast.kernels import registration
 from deit_fast.kernels.add_norm import add_norm, branch_slots
 from deit_fast.kernels.add_norm import op as add_norm_op
@@ -68,6 +69,35 @@ def test_opcheck(name):
     """Schema, fake tensors (shapes and strides), registration of autograd, and tracing with symbolic shapes."""
     op, arguments = OPS[name]
     torch.library.opcheck(op, arguments())
+
+
+def backward_arguments(name):
+    """Of each backward operator: what its forward saved, and an incoming gradient that is expanded."""
+    op, arguments = OPS[name]
+    values = [v.detach() if isinstance(v, torch.Tensor) else v for v in arguments()]
+    outputs = op(*values)
+    if name == "attention":
+        return (values[0], *outputs, torch.ones(1, 1, 1).expand_as(outputs[0]))
+    if name == "distill_loss":
+        return (*outputs[1:], torch.ones_like(outputs[0]), 0.5, 0.5, torch.float32)
+    if name == "add_norm":
+        total, y, mean, rstd = outputs
+        _, branch, weight, _, bias, gamma, drop_path, slot, _ = values
+        return (None, torch.ones(1, 1, 1).expand_as(y), total, mean, rstd, branch, weight, bias, gamma, drop_path, slot)
+    return (torch.ones(1, 1).expand_as(outputs), *values)
+
+
+BACKWARD_OPS = {
+    "attention": attention_op.attention_backward,
+    "distill_loss": distill_loss_op.distill_loss_backward,
+    "add_norm": add_norm_op.add_norm_backward,
+    "gelu_bias": gelu_bias_op.gelu_bias_backward,
+}
+
+
+@pytest.mark.parametrize("name", BACKWARD_OPS)
+def test_opcheck_of_the_backward(name):
+    torch.library.opcheck(BACKWARD_OPS[name], backward_arguments(name))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -163,11 +193,13 @@ def test_compiled_without_a_graph_break(block, batch):
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_compiled_batch_preparation():
-    inputs = batch_prep_op.example_inputs(2, 16, torch.float32, "cpu")
+@pytest.mark.parametrize("source", [torch.uint8, torch.float32])
+def test_compiled_batch_preparation(source):
+    inputs = batch_prep_op.example_inputs(2, 16, source, "cpu")
+    normal = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if source == torch.uint8 else {}
 
     def function(**given):
-        return batch_prep(**given, dtype=torch.float32, patch_size_px=8, backend="triton")
+        return batch_prep(**given, **normal, dtype=torch.float32, patch_size_px=8, backend="triton")
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(**inputs)
     assert all(torch.equal(a, b) for a, b in zip(compiled, function(**inputs), strict=True))

@@ -72,8 +72,8 @@ def backward_short(
         for i in tl.static_range(len(CHUNKS)):
             k_CD = keys[i]
             v_CD = values[i]
-            # Queries by keys, not keys by queries: Triton deals warps out along the longer side of a product that another
-            # follows, and chunks of 64 and 16 keys have too few rows for 8 (1.66 times the ideal products, not 1.21).
+            # Queries by keys, not keys by queries: Triton deals warps out along the longer side of a product that is
+            # followed by another, and 64 or 16 keys are too few rows for 8 warps (1.66 times the ideal, not 1.21).
             p_MC = tl.exp2(tl.dot(q_MD, k_CD.T, input_precision=PRECISION) * score_scale - lse_M[:, None])
             # Keys from N on are 0, so p = 2^-lse, which may overflow: times their k it would be NaN in dq.
             if i == len(CHUNKS) - 1:
