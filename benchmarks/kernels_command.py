@@ -25,8 +25,8 @@ def run_kernels(arguments: Sequence[str]) -> int:
     """Parses, measures or compiles, shows; ValueError for wrong use."""
     options = _parser().parse_args(arguments)
     console = Console(width=max(TABLE_WIDTH, Console().width))
-    if options.write and not options.resources:
-        raise ValueError("--write belongs to --resources all")
+    if options.write and options.resources != "all":
+        raise ValueError("--write belongs to --resources all: the budget file holds every architecture")
     if options.budget:
         from .kernel_resources import budget_markdown
 

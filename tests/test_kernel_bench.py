@@ -61,7 +61,10 @@ def test_wrong_use_is_named(capsys):
         (["--kernels", "rope", "--device", "cpu"], "unknown kernel rope; kernels: attention"),
         (["--speed-of-light", "tpu"], "--speed-of-light takes a100, h100, b200, got tpu"),
         (["--resources", "70"], "--resources takes all, or some of 80, 90, 100, 120"),
-        (["--write"], "--write belongs to --resources all"),
+        (
+            ["--write", "--resources", "80"],
+            "--write belongs to --resources all: the budget file holds every architecture",
+        ),
     ):
         assert main(["bench", "kernels", *arguments]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
@@ -83,6 +86,15 @@ def test_speed_of_light_table(gpu, tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "a model, not measured" in text
     assert len(rows_of(tmp_path / "rows.jsonl")["rows"]) == len(all_cases())
+
+
+@pytest.mark.slow
+def test_resources_are_those_of_the_budget(tmp_path, capsys):
+    from deit_fast.kernels.budget import read_budget
+
+    assert main(["bench", "kernels", "--resources", "sm_80", "--json", str(tmp_path / "rows.jsonl")]) == 0
+    assert "no GPU was used" in " ".join(capsys.readouterr().out.split())
+    assert rows_of(tmp_path / "rows.jsonl")["rows"] == {"sm_80": read_budget()["rows"]["sm_80"]}
 
 
 MACHINE_CODE = """
