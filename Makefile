@@ -24,7 +24,7 @@ check: $(INSTALLED)  ## lint, format, and types of the installed wheel
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p deit_fast
 
 bench: $(INSTALLED)  ## throughput of loader and step on this machine, held against the budget
-	$(BIN)/deit-fast bench loader
+	$(BIN)/deit-fast bench loader --against timm,torchvision
 	$(BIN)/deit-fast bench step --runtime.batch_size_per_device 16 --mix.group_size 16
 
 # An editable install maps four folders into one package (setup.py); its own build runs in the same environment.

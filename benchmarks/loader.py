@@ -1,41 +1,100 @@
-"""Throughput of the input pipeline by what it does: crop only, the full recipe, validation."""
+"""Throughput of the input pipeline against other people's: crop only, the full recipe, validation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Literal
 
 from deit_fast.config import Config
-from deit_fast.dali_pipelines.loader import TrainLoader
+from deit_fast.dali_pipelines.image_set import ImageSet
+from deit_fast.dali_pipelines.loader import Batch, TrainLoader
+from deit_fast.dali_pipelines.native_graph import choose_backend
+from deit_fast.dali_pipelines.sampler import ValidationSampler
 from deit_fast.data import open_train_and_val, train_loader, validation_loader
 from deit_fast.distributed import Ranks
 from deit_fast.precision import choose_precision
 
-from .timing import Timing, Turn, time_in_turns
+from .peers import CROP, FULL, VALIDATION, peer_turn
+from .timing import OURS, Contender, Prepare, Timing, time_in_turns
+
+WORKLOADS = (CROP, FULL, VALIDATION)
 
 
-def take_batches(loader: TrainLoader, count: int) -> Turn:
-    """A turn of `count` batches from a pipeline of its own: nothing is prepared in another contender's turn."""
-
-    def turn() -> int:
-        return sum(len(batch.labels) for batch in loader.batches(0, count))
-
-    return turn
+def count_images(batches: Iterable[Batch]) -> int:
+    """Takes all batches."""
+    return sum(len(batch.labels) for batch in batches)
 
 
-def time_loader(config: Config, ranks: Ranks, *, turns: int, batches_per_turn: int) -> dict[str, Timing]:
-    """Times decode + crop + flip, the full recipe, it with bilinear geometry, and validation on data.path's images."""
+def our_train_turn(loader: TrainLoader, count: int) -> Prepare:
+    """A turn of `count` batches from a pipeline built for it: nothing is left to be computed in another's turn."""
+    return lambda: partial(count_images, loader.batches(0, count))
+
+
+def our_backends(config: Config, ranks: Ranks) -> list[Literal["graph", "native"]]:
+    """What data.backend asks for; where it is left to us, what is chosen first, and the graph beside it."""
+    device = "gpu" if ranks.device.type == "cuda" else "cpu"
+    chosen = choose_backend(config.data.backend, device)
+    return [chosen, "graph"] if config.data.backend == "auto" and chosen != "graph" else [chosen]
+
+
+def our_train_configs(config: Config) -> dict[Contender, Config]:
+    """The training workloads of one backend; what is not the recipe says so in its name."""
+    ours = f"{OURS} {config.data.backend}"
+    recipe = replace(config.augment, geometry="exact")
+    bilinear = replace(recipe, geometry="bilinear")
+    configs = {
+        Contender(CROP, ours): replace(config, augment=replace(recipe, policy="none", erase_probability=0.0)),
+        Contender(FULL, ours): replace(config, augment=recipe),
+        Contender(FULL, f"{ours}, bilinear (not the recipe)"): replace(config, augment=bilinear),
+    }
+    if config.data.repeats > 1:
+        same_rank = replace(config.data, repeats_placement="same_rank")
+        name = f"{ours}, {config.data.repeats} views a decoding (not the recipe)"
+        configs[Contender(FULL, name)] = replace(config, data=same_rank, augment=recipe)
+    return configs
+
+
+def our_validation_turn(config: Config, images: ImageSet, ranks: Ranks, precision: str, count: int) -> Prepare:
+    """A turn of the first images, in `count` batches of the training batch's size."""
+    batch_size = config.runtime.batch_size_per_device
+    loader = validation_loader(
+        config.data,
+        replace(config.eval, batch_size_per_device=batch_size),
+        images,
+        config.model.image_size_px,
+        ranks,
+        precision,
+    )
+    loader.sampler = ValidationSampler(min(len(images), count * batch_size), batch_size=batch_size)
+    return lambda: partial(count_images, iter(loader))
+
+
+def time_loader(
+    config: Config, ranks: Ranks, *, turns: int, batches_per_turn: int, against: Sequence[str] = ()
+) -> dict[Contender, Timing]:
+    """Times our loader and `against`'s on data.path's images, as many threads as theirs have worker processes."""
     precision = choose_precision(config.runtime.precision, ranks.device)
     train_images, val_images = open_train_and_val(config.data)
-    recipe = config.augment
-    variants = {
-        "decode + crop + flip": replace(recipe, policy="none", erase_probability=0.0),
-        "full recipe": replace(recipe, geometry="exact"),
-        "bilinear geometry: not the recipe": replace(recipe, geometry="bilinear"),
-    }
-    contenders: dict[str, Turn] = {}
-    for name, augment in variants.items():
-        loader = train_loader(replace(config, augment=augment), train_images, ranks, precision)
-        contenders[name] = take_batches(loader, batches_per_turn)
-    validation = validation_loader(config.data, config.eval, val_images, config.model.image_size_px, ranks, precision)
-    contenders["validation"] = lambda: sum(len(batch.labels) for batch in validation)
-    return time_in_turns(contenders, turns)
+    contenders: dict[Contender, Prepare] = {}
+    for backend in our_backends(config, ranks):
+        ours = replace(config, data=replace(config.data, backend=backend))
+        for contender, variant in our_train_configs(ours).items():
+            loader = train_loader(variant, train_images, ranks, precision)
+            contenders[contender] = our_train_turn(loader, batches_per_turn)
+        contenders[Contender(VALIDATION, f"{OURS} {backend}")] = our_validation_turn(
+            ours, val_images, ranks, precision, batches_per_turn
+        )
+    for peer in against:
+        for workload, images in ((CROP, train_images), (FULL, train_images), (VALIDATION, val_images)):
+            contenders[Contender(workload, peer)] = peer_turn(
+                peer,
+                workload,
+                config,
+                images,
+                workers=config.data.num_threads or ranks.cores,
+                batch_size=config.runtime.batch_size_per_device,
+                batches=batches_per_turn,
+            )
+    return time_in_turns(dict(sorted(contenders.items(), key=lambda item: WORKLOADS.index(item[0].workload))), turns)

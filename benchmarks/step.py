@@ -22,9 +22,10 @@ from deit_fast.step import TrainStep, no_teacher
 from deit_fast.student import build_student, compile_blocks
 from deit_fast.teacher import Teacher, full_name
 
-from .timing import Timing, Turn, time_in_turns
+from .timing import OURS, Contender, Prepare, Timing, time_in_turns
 
 NUM_CLASSES = 1000
+WHOLE = "whole step"
 
 
 def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
@@ -47,7 +48,7 @@ def random_teacher(config: Config, device: torch.device, dtype: torch.dtype | No
     return Teacher(model, image_size_px=None, scale=None, shift=None, device=device, autocast_dtype=dtype)
 
 
-def synchronised(work: Callable[[], object], images: int, device: torch.device) -> Turn:
+def synchronised(work: Callable[[], object], images: int, device: torch.device) -> Prepare:
     """A turn that ends when the device has done the work."""
 
     def turn() -> int:
@@ -56,10 +57,10 @@ def synchronised(work: Callable[[], object], images: int, device: torch.device) 
             torch.cuda.synchronize(device)
         return images
 
-    return turn
+    return lambda: turn
 
 
-def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[str, Timing]:
+def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[Contender, Timing]:
     """Times the teacher's forward, the student's forward and backward, and the whole step; a turn is one batch."""
     device, precision = ranks.device, choose_precision(config.runtime.precision, ranks.device)
     dtype = DTYPES[precision]
@@ -94,5 +95,6 @@ def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[str, Timing]:
     works: dict[str, Callable[[], object]] = {"student forward + backward": forward_backward}
     if distilled:
         works["teacher forward"] = lambda: teacher(batch.images)
-    works["whole step"] = lambda: step(batch, 0, groups)
-    return time_in_turns({name: synchronised(work, len(batch.labels), device) for name, work in works.items()}, turns)
+    works[WHOLE] = lambda: step(batch, 0, groups)
+    contenders = {Contender(name, OURS): synchronised(work, len(batch.labels), device) for name, work in works.items()}
+    return time_in_turns(contenders, turns)

@@ -125,7 +125,8 @@ def _content(seed: int, epoch: int, view: int, mode: str, number: int, height: i
         return np.zeros((height, width, 3), dtype=np.float32)
     noise = generator(seed, Stream.ERASE_NOISE, epoch, view + (number << 48))
     shape = (height, width, 3) if mode == "pixel" else (1, 1, 3)
-    return np.broadcast_to(noise.standard_normal(shape, dtype=np.float32), (height, width, 3))
+    # a fresh array: DALI takes no strides of 0
+    return np.broadcast_to(noise.standard_normal(shape, dtype=np.float32), (height, width, 3)).copy()
 
 
 def geometry_matrices(draws: OperationDraws, place: int, image_size_px: int) -> np.ndarray:
@@ -151,33 +152,24 @@ def geometry_matrices(draws: OperationDraws, place: int, image_size_px: int) -> 
     return np.where((operation == Operation.ROTATE)[:, None, None], rotation, matrix)
 
 
-BLUR_TAPS = 13
-"""Three boxes of at most 5 pixels, for radii up to 2."""
+BLUR_TAPS = 5
+"""Of a box for radii up to 2."""
+BLUR_PASSES = 3
 
 
 def blur_kernels(draws: OperationDraws, place: int) -> np.ndarray:
-    """Pillow's Gaussian blur of one place as one filter along an axis; float32 [B, BLUR_TAPS].
+    """The box of Pillow's Gaussian blur, applied BLUR_PASSES times along each axis; float32 [B, BLUR_TAPS].
 
-    Pillow blurs three times with a box whose edge pixels weigh less (Gwosdek et al. 2011), along rows, then along
-    columns. The identity for other operations.
+    Its edge pixels weigh less than the others (Gwosdek et al. 2011), so that the passes together have the standard
+    deviation asked for. The identity for other operations.
     """
-    kernels = np.zeros((len(draws.operations), BLUR_TAPS), dtype=np.float32)
-    kernels[:, BLUR_TAPS // 2] = 1
-    for i, (operation, radius) in enumerate(zip(draws.operations[:, place], draws.arguments[:, place], strict=True)):
-        if operation == Operation.GAUSSIAN_BLUR:
-            box = box_kernel(radius)
-            taps = np.convolve(np.convolve(box, box), box)
-            start = (BLUR_TAPS - len(taps)) // 2
-            kernels[i] = 0
-            kernels[i, start : start + len(taps)] = taps
-    return kernels
-
-
-def box_kernel(radius: float, passes: int = 3) -> np.ndarray:
-    """The box that, applied `passes` times, has the standard deviation `radius`; float64 [2 * whole radius + 3]."""
-    variance = radius * radius / passes
-    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
+    radius = np.where(draws.operations[:, place] == Operation.GAUSSIAN_BLUR, draws.arguments[:, place], 0)
+    variance = radius**2 / BLUR_PASSES
+    whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
     weight = 1 / (2 * (whole + part) + 1)
     edge = (1 - (2 * whole + 1) * weight) / 2
-    return np.array([edge] + [weight] * (2 * whole + 1) + [edge])
+    distance = np.abs(np.arange(BLUR_TAPS) - BLUR_TAPS // 2)[None, :]
+    whole, weight, edge = whole[:, None], weight[:, None], edge[:, None]
+    kernels = np.where(distance <= whole, weight, np.where(distance == whole + 1, edge, 0))
+    return kernels.astype(np.float32)

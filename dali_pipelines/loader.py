@@ -9,17 +9,21 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, types
 
-from .image_folder import ImageFolder
+from .image_set import ImageSet
+from .native_graph import Backend, choose_backend
 from .policy import build_policy
+from .read_ahead import ReadAhead
 from .sampler import TrainSampler, ValidationSampler
 from .train_augment import TrainAugment
 from .train_graph import build_train_pipeline
 from .train_inputs import Source, draw_inputs
-from .unreadable import BadImageError, Substitutes, logger, unreadable_files
+from .unreadable import BadImageError, Substitutes, logger, unreadable_images
 from .validation_graph import build_validation_pipeline
 
 DALI_DTYPES = {torch.float32: types.FLOAT, torch.float16: types.FLOAT16, torch.bfloat16: types.FLOAT}
-"""DALI has no bfloat16: it is cast from float32 by torch, the only dtype that costs a copy."""
+"""DALI has no bfloat16: the graph's is cast from float32 by torch, the only dtype that costs a copy."""
+NATIVE_DTYPES = DALI_DTYPES | {torch.bfloat16: types.UINT16}
+"""The native operators write bfloat16's bits."""
 
 BadSample = Literal["replace", "raise"]
 
@@ -46,32 +50,33 @@ class _Loader:
 
     def __init__(
         self,
-        images: ImageFolder,
+        images: ImageSet,
         device: str,
         device_id: int,
         num_threads: int,
         prefetch: int,
         dtype: torch.dtype,
         bad_sample: BadSample,
+        backend: Backend,
     ) -> None:
         self.images, self.dtype, self.bad_sample = images, dtype, bad_sample
         self.device = torch.device(device, device_id) if device == "cuda" else torch.device(device)
         self.dali_device = "gpu" if device == "cuda" else "cpu"
+        self.backend = choose_backend(backend, self.dali_device)
+        self.dali_dtype = (NATIVE_DTYPES if self.backend == "native" else DALI_DTYPES)[dtype]
         self.pipeline_options: dict[str, Any] = {
             "num_threads": num_threads,
             "device_id": device_id if device == "cuda" else None,
             "prefetch_queue_depth": prefetch,
         }
 
-    def _paths(self, images: np.ndarray) -> list[np.ndarray]:
-        return [self.images.path_bytes(image) for image in images]
-
     def _run(self, pipeline: Pipeline, images: np.ndarray, views: np.ndarray) -> Batch:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         (output,) = pipeline.run(stream)
         pixels = as_torch(output)
-        if self.dtype == torch.bfloat16:
-            pixels = pixels.to(torch.bfloat16)
+        if self.dtype == torch.bfloat16 and pixels.dtype != torch.uint8:
+            native = self.backend == "native"
+            pixels = pixels.view(torch.bfloat16) if native else pixels.to(torch.bfloat16)
         labels = torch.from_numpy(self.images.labels[images])
         if self.device.type == "cuda":
             labels = labels.pin_memory().to(self.device, non_blocking=True)
@@ -82,16 +87,16 @@ class _Loader:
 
         BadImageError, naming the first, when bad ones are to stop the run.
         """
-        paths = {self.images.path(image): int(image) for image in images}
-        files = unreadable_files(list(paths))
-        if not files:
+        bad = unreadable_images(self.images, np.unique(images).tolist())
+        if not bad:
             raise error
+        files = [self.images.name(image) for image in bad]
         if self.bad_sample == "raise":
             raise BadImageError(
                 f"image {files[0]} cannot be read or decoded; repair it or take it away, or have others shown "
                 "in place of bad ones by --data.bad_sample replace"
             ) from error
-        return [paths[file] for file in files], files
+        return bad, files
 
 
 class TrainLoader(_Loader):
@@ -99,7 +104,7 @@ class TrainLoader(_Loader):
 
     def __init__(
         self,
-        images: ImageFolder,
+        images: ImageSet,
         sampler: TrainSampler,
         augment: TrainAugment,
         *,
@@ -112,12 +117,13 @@ class TrainLoader(_Loader):
         seed: int = 0,
         bad_sample: BadSample = "raise",
         max_bad_fraction: float = 0.01,
+        backend: Backend = "graph",
     ) -> None:
         """dtype: that of the images, but for augment.normalize off, which gives uint8.
 
-        ValueError for an unknown policy or a decoder that the device does not have.
+        ValueError for an unknown policy, a decoder that the device lacks, or a native backend that is not built.
         """
-        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample)
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
         self.sampler, self.augment, self.seed, self.decoder = sampler, augment, seed, decoder
         self.policy = build_policy(augment)
         self.substitutes = Substitutes(len(images), seed, max_bad_fraction, images.bad)
@@ -128,23 +134,29 @@ class TrainLoader(_Loader):
             self.augment,
             source,
             device=self.dali_device,
+            feeds=self.images.feeds,
             decoder=self.decoder,
-            dtype=DALI_DTYPES[self.dtype],
+            dtype=self.dali_dtype,
+            backend=self.backend,
             batch_size=len(self.sampler.views(0)),
             **self.pipeline_options,
         )
 
-    def _build_from(self, first_step: int, last_step: int) -> Pipeline:
-        """A pipeline whose batches are those of the run's steps from first_step."""
+    def _build_from(self, first_step: int, last_step: int) -> tuple[Pipeline, ReadAhead]:
+        """A pipeline whose batches are those of the run's steps from first_step, and what feeds it."""
+        reader = ReadAhead(self.images, lambda step: self._position(step)[2], last_step)
 
         def source(info: Any) -> list[Any]:
             step = first_step + info.iteration
             if step >= last_step:
                 raise StopIteration
             epoch, views, images = self._position(step)
-            return [self._paths(images), *draw_inputs(self.augment, self.policy, self.seed, epoch, views, images)]
+            drawn = draw_inputs(self.augment, self.policy, self.seed, epoch, views, images, self.backend)
+            return [reader.take(step), *drawn]
 
-        return self._build(source)
+        pipeline = self._build(source)
+        pipeline.build()
+        return pipeline, reader
 
     def _position(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Epoch, views and images of a step of the run."""
@@ -158,18 +170,24 @@ class TrainLoader(_Loader):
         Starting anywhere costs the same: nothing is replayed. BadImageError, naming the file, for one that cannot be
         read, or when too many of them had to be replaced.
         """
-        pipeline, step = self._build_from(first_step, last_step), first_step
-        while step < last_step:
-            epoch, views, images = self._position(step)
-            try:
-                batch = self._run(pipeline, images, views)
-            except RuntimeError as error:
-                self.substitutes.add(*self._find_bad(images, error))
-                pipeline = self._build_from(step, last_step)
-                continue
-            self.substitutes.replaced_views += int((images != self.sampler.images(epoch, views)).sum())
-            yield batch
-            step += 1
+        return self._run_from(*self._build_from(first_step, last_step), first_step, last_step)
+
+    def _run_from(self, pipeline: Pipeline, reader: ReadAhead, step: int, last_step: int) -> Iterator[Batch]:
+        try:
+            while step < last_step:
+                epoch, views, images = self._position(step)
+                try:
+                    batch = self._run(pipeline, images, views)
+                except RuntimeError as error:
+                    self.substitutes.add(*self._find_bad(images, error))
+                    reader.close()
+                    pipeline, reader = self._build_from(step, last_step)
+                    continue
+                self.substitutes.replaced_views += int((images != self.sampler.images(epoch, views)).sum())
+                yield batch
+                step += 1
+        finally:
+            reader.close()
 
 
 class ValidationLoader(_Loader):
@@ -177,7 +195,7 @@ class ValidationLoader(_Loader):
 
     def __init__(
         self,
-        images: ImageFolder,
+        images: ImageSet,
         sampler: ValidationSampler,
         *,
         image_size_px: int,
@@ -191,12 +209,13 @@ class ValidationLoader(_Loader):
         prefetch: int = 2,
         dtype: torch.dtype = torch.float32,
         bad_sample: BadSample = "raise",
+        backend: Backend = "graph",
     ) -> None:
         """bad_sample `replace` leaves bad images out, since nothing can stand in for them in a score.
 
-        ValueError for a crop ratio outside (0, 1].
+        ValueError for a crop ratio outside (0, 1], or a native backend that is not built.
         """
-        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample)
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
         if not 0 < crop_ratio <= 1:
             raise ValueError(f"eval.crop_ratio must be above 0 and at most 1, got {crop_ratio}")
         self.sampler = sampler
@@ -207,8 +226,10 @@ class ValidationLoader(_Loader):
             "mean": mean,
             "std": std,
             "device": self.dali_device,
+            "feeds": images.feeds,
             "decoder": decoder,
-            "dtype": DALI_DTYPES[dtype],
+            "dtype": self.dali_dtype,
+            "backend": self.backend,
             "batch_size": sampler.batch_size,
         }
 
@@ -216,31 +237,43 @@ class ValidationLoader(_Loader):
         images = self.sampler.images(batch)
         return images[~np.isin(images, sorted(self.bad))] if self.bad else images
 
-    def _build_from(self, batches: list[int]) -> Pipeline:
+    def _build_from(self, batches: list[int]) -> tuple[Pipeline, ReadAhead]:
+        reader = ReadAhead(self.images, lambda number: self._images(batches[number]), len(batches))
+
         def source(info: Any) -> list[Any]:
             if info.iteration >= len(batches):
                 raise StopIteration
-            return [self._paths(self._images(batches[info.iteration]))]
+            return [reader.take(info.iteration)]
 
-        return build_validation_pipeline(source, **self.graph_options, **self.pipeline_options)
+        pipeline = build_validation_pipeline(source, **self.graph_options, **self.pipeline_options)
+        pipeline.build()
+        return pipeline, reader
 
     def __iter__(self) -> Iterator[Batch]:
         left = self._non_empty(range(self.sampler.num_batches))
-        pipeline = self._build_from(left)
-        while left:
-            images = self._images(left[0])
-            try:
-                batch = self._run(pipeline, images, images)
-            except RuntimeError as error:
-                bad, files = self._find_bad(images, error)
-                self.bad.update(bad)
-                for file in files:
-                    logger.warning("image %s cannot be read or decoded; it is left out of the scores", file)
-                left = self._non_empty(left)
-                pipeline = self._build_from(left)
-                continue
-            yield batch
-            left = left[1:]
+        return self._run_left(*self._build_from(left), left)
+
+    def _run_left(self, pipeline: Pipeline, reader: ReadAhead, left: list[int]) -> Iterator[Batch]:
+        try:
+            while left:
+                images = self._images(left[0])
+                try:
+                    batch = self._run(pipeline, images, images)
+                except RuntimeError as error:
+                    self._leave_out(*self._find_bad(images, error))
+                    left = self._non_empty(left)
+                    reader.close()
+                    pipeline, reader = self._build_from(left)
+                    continue
+                yield batch
+                left = left[1:]
+        finally:
+            reader.close()
+
+    def _leave_out(self, bad: list[int], files: list[str]) -> None:
+        self.bad.update(bad)
+        for file in files:
+            logger.warning("image %s cannot be read or decoded; it is left out of the scores", file)
 
     def _non_empty(self, batches: Any) -> list[int]:
         return [batch for batch in batches if len(self._images(batch))]

@@ -1,17 +1,18 @@
-"""Files that cannot be read or decoded: which of a batch, and what is shown in their place."""
+"""Images that cannot be read or decoded: which of a batch, and what is shown in their place."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
+from .image_set import ImageSet
 from .operations import Node
 from .philox import Stream, uniforms
+from .train_graph import decode, read
 
 logger = logging.getLogger(__name__)
 
@@ -20,37 +21,37 @@ class BadImageError(ValueError):
     """A file of the data set that cannot be read or decoded."""
 
 
-def unreadable_files(paths: Sequence[str]) -> list[str]:
-    """Those of the files that DALI cannot read or decode, each tried alone on the CPU.
+def unreadable_images(images: ImageSet, which: Sequence[int]) -> list[int]:
+    """Those of the images that DALI cannot read or decode, each tried alone and whole on the CPU.
 
     DALI's own messages name some of them, and only number others.
     """
-    bad: list[str] = []
+    bad: list[int] = []
     start = 0
-    while start < len(paths):
-        pipeline = _one_by_one(paths[start:])
-        for path in paths[start:]:
+    while start < len(which):
+        pipeline = _one_by_one(images, which[start:])
+        for image in which[start:]:
             start += 1
             try:
                 pipeline.run()
             except RuntimeError:
-                bad.append(path)
+                bad.append(image)
                 break  # a pipeline that failed is not used again
     return bad
 
 
-def _one_by_one(paths: Sequence[str]) -> Pipeline:
-    """Decodes one file after another."""
+def _one_by_one(images: ImageSet, which: Sequence[int]) -> Pipeline:
+    """Decodes one image after another."""
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1, exec_dynamic=True)
     def decode_alone() -> Node:
-        files = iter(paths)
+        left = iter(which)
 
         def source() -> Any:
-            return [np.frombuffer(os.fsencode(next(files)), dtype=np.uint8)]
+            return [images.feed(next(left))]
 
-        path = fn.external_source(source=source, batch=True, dtype=types.UINT8, ndim=1)
-        return fn.decoders.image(fn.io.file.read(path), output_type=types.RGB, adjust_orientation=False)
+        fed = fn.external_source(source=source, batch=True, dtype=types.UINT8, ndim=1)
+        return decode(read(fed, images.feeds), "cpu")
 
     return decode_alone()
 
@@ -76,12 +77,21 @@ class Substitutes:
         self._bad_array = np.array(sorted(self.bad), dtype=np.int64)
         for file in files:
             logger.warning("image %s cannot be read or decoded; others are shown in its place", file)
-        if len(self.bad) > self.max_bad_fraction * self.num_images:
+        self.refuse_too_many(len(self.bad), files)
+
+    def refuse_too_many(self, bad: int, files: Sequence[str] = ()) -> None:
+        """BadImageError when this many bad images, of all ranks, pass max_bad_fraction."""
+        if bad > self.max_bad_fraction * self.num_images:
             named = f", the last of them {files[-1]}" if files else ""
             raise BadImageError(
-                f"{len(self.bad)} of {self.num_images} images cannot be read or decoded{named}: more than "
+                f"{bad} of {self.num_images} images cannot be read or decoded{named}: more than "
                 f"data.max_bad_fraction {self.max_bad_fraction}; `deit-fast data scan` lists them all"
             )
+
+    def take_replaced(self) -> int:
+        """Views that were replaced since the last call."""
+        replaced, self.replaced_views = self.replaced_views, 0
+        return replaced
 
     def replace(self, epoch: int, views: np.ndarray, images: np.ndarray) -> np.ndarray:
         """The images to show; int64, same shape."""

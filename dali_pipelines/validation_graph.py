@@ -1,4 +1,4 @@
-"""From a file path to a validation image: torchvision's Resize and CenterCrop, pixel for pixel in geometry."""
+"""From an encoded image to a validation image: torchvision's Resize and CenterCrop, pixel for pixel in geometry."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 
+from . import native_graph
 from .augment import normalize
+from .image_set import Feeds
 from .operations import Node
 from .resize import resize_bicubic, shorter_side_to
-from .train_graph import decode, decode_device
+from .train_graph import decode, decode_device, read
 from .train_inputs import Source
 
 
@@ -30,24 +32,28 @@ def build_validation_pipeline(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     device: str,
+    feeds: Feeds = "path",
     decoder: str = "auto",
     dtype: types.DALIDataType = types.FLOAT,
+    backend: str = "graph",
     **pipeline_options: Any,
 ) -> Pipeline:
     """The pipeline, not yet built: one output, normalised images HWC in `dtype` on `device` (cpu or gpu).
 
     The shorter side becomes int(image_size_px / crop_ratio), the longer one int(that * longer / shorter), bicubic with
-    antialiasing; then the centre is cropped, its offset rounded as Python rounds.
+    antialiasing; then the centre is cropped, its offset rounded as Python rounds. backend: as in train_graph.py.
     """
     resized = int(image_size_px / crop_ratio)
     decode_on = decode_device(device, decoder)
 
     @pipeline_def(enable_conditionals=True, exec_dynamic=True, **pipeline_options)
     def validation_pipeline() -> Node:
-        (path,) = fn.external_source(
+        (fed,) = fn.external_source(
             source=source, num_outputs=1, batch=True, batch_info=True, dtype=[types.UINT8], ndim=[1]
         )
-        encoded = fn.io.file.read(path)
+        encoded = read(fed, feeds)
+        if backend == "native":
+            return native_graph.validation_view(encoded, image_size_px, resized, mean, std, dtype)
         target = shorter_side_to(resized, fn.peek_image_shape(encoded, adjust_orientation=False))
         start = round_half_even((target - float(image_size_px)) * 0.5)
         images = decode(encoded, decode_on)

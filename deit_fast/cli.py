@@ -17,7 +17,8 @@ deit-fast VERB [options]
   demo    trains a teacher and a distilled student on a small real data set; a few minutes on 2 CPU cores
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
-  bench   deit-fast bench loader|step|kernels: images/s against the budget, times of kernels
+  bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
+  data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
 
 `deit-fast VERB --help` shows the options with types, units and defaults. Errors are one line; --debug adds a traceback.
 """
@@ -26,7 +27,13 @@ deit-fast VERB [options]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Exit codes: 0 done, 1 failed, 2 wrong use."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    verbs: dict[str, Callable[[list[str]], int]] = {"demo": demo, "train": train, "eval": evaluate, "bench": bench}
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "demo": demo,
+        "train": train,
+        "eval": evaluate,
+        "bench": bench,
+        "data": data,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -165,7 +172,14 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`deit-fast bench loader|step|kernels`."""
+    """`deit-fast bench loader|step|kernels|parity`."""
     from deit_fast.benchmarks.command import run
+
+    return run(arguments)
+
+
+def data(arguments: list[str]) -> int:
+    """`deit-fast data scan|pack|verify|sample`."""
+    from .data_command import run
 
     return run(arguments)

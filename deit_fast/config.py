@@ -18,7 +18,9 @@ class DataConfig:
     """Where the images are, and how they are read."""
 
     path: str = ""
-    """Folder that holds `train/` and `val/`, each with one folder of images per class."""
+    """Folder or URL that holds `train` and `val`: class folders, packed shards or file lists (docs/data.md)."""
+    manifest: str | None = None
+    """Folder for kept listings and lists of bad images; default: .deit_fast in data.path, else the user's cache."""
     repeats: int = 3
     """Repeated augmentation: views of each image in one epoch; 1 turns it off (DeiT: 3)."""
     repeats_placement: Literal["official", "same_rank"] = "official"
@@ -27,6 +29,8 @@ class DataConfig:
     """A file that cannot be read: replace shows another image in its place and goes on; raise stops the run."""
     max_bad_fraction: float = 0.01
     """With bad_sample replace: the run stops when a larger share of the images is bad."""
+    backend: Literal["auto", "graph", "native"] = "auto"
+    """graph: DALI's operators; native: this package's, Pillow's pixels in less time, CPU only; auto: that if built."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded; auto: where the rest of the pipeline runs."""
     num_threads: int | None = None

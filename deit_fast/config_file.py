@@ -20,6 +20,8 @@ RECIPES = Path(__file__).parent / "recipes"
 # What may change when a run is resumed: where things are and how they are computed, not what is learnt.
 FREE_ON_RESUME = (
     "data.path",
+    "data.backend",
+    "data.manifest",
     "data.decoder",
     "data.num_threads",
     "data.prefetch",
@@ -60,10 +62,10 @@ def add_config_arguments(parser: ArgumentParser) -> None:
         parser.add_class_arguments(section.default_factory, section.name)  # type: ignore[arg-type]
 
 
-def config_parser(prog: str, description: str) -> ArgumentParser:
+def config_parser(prog: str, description: str, usage: str | None = None) -> ArgumentParser:
     """A parser that raises instead of printing its usage and leaving."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    usage = f"{prog} [options] [--config RECIPE] [--section.key value ...]"
+    usage = usage or f"{prog} [options] [--config RECIPE] [--section.key value ...]"
     parser = ArgumentParser(prog=prog, usage=usage, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     return parser

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from deit_fast.dali_pipelines.image_folder import ImageFolder, scan_image_folder
+from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
 from deit_fast.dali_pipelines.train_augment import TrainAugment
+from deit_fast.dali_pipelines.unreadable import Substitutes
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, DataConfig, EvalConfig
 from .distributed import Ranks
+from .open_images import open_images
 
 
-def open_images(data: DataConfig, split: str) -> ImageFolder:
-    """The images of `train` or `val`; ValueError, naming data.path, when they are not there."""
-    if not data.path:
-        raise ValueError(f"data.path is not set; give the folder that holds {split}/ with --data.path DIR")
-    root = Path(data.path)
-    if not root.is_dir():
-        raise ValueError(f"data.path {root} does not exist or is not a folder")
-    return scan_image_folder(root / split)
-
-
-def open_train_and_val(data: DataConfig) -> tuple[ImageFolder, ImageFolder]:
+def open_train_and_val(data: DataConfig) -> tuple[ImageSet, ImageSet]:
     """Both splits; ValueError when their classes differ, since labels are positions in the list of classes."""
     train, val = open_images(data, "train"), open_images(data, "val")
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))
         raise ValueError(
-            f"train/ and val/ in data.path {data.path} do not hold the same classes: {odd[0]} is in one only"
+            f"train and val in data.path {data.path} do not hold the same classes: {odd[0]} is in one only"
         )
     return train, val
 
@@ -66,7 +56,7 @@ def image_dtype(precision: str) -> torch.dtype:
     return torch.float32 if precision == "fp32" else torch.float16
 
 
-def train_loader(config: Config, images: ImageFolder, ranks: Ranks, precision: str) -> TrainLoader:
+def train_loader(config: Config, images: ImageSet, ranks: Ranks, precision: str) -> TrainLoader:
     """This rank's share of every global batch."""
     sampler = TrainSampler(
         len(images),
@@ -85,6 +75,7 @@ def train_loader(config: Config, images: ImageFolder, ranks: Ranks, precision: s
         train_augment(config.augment, config.model.image_size_px, decode_once=decode_once),
         device=ranks.device.type,
         device_id=ranks.device.index or 0,
+        backend=config.data.backend,
         decoder=config.data.decoder,
         num_threads=config.data.num_threads or ranks.cores,
         prefetch=config.data.prefetch,
@@ -96,7 +87,7 @@ def train_loader(config: Config, images: ImageFolder, ranks: Ranks, precision: s
 
 
 def validation_loader(
-    data: DataConfig, evaluation: EvalConfig, images: ImageFolder, image_size_px: int, ranks: Ranks, precision: str
+    data: DataConfig, evaluation: EvalConfig, images: ImageSet, image_size_px: int, ranks: Ranks, precision: str
 ) -> ValidationLoader:
     """Every image once, over all ranks."""
     sampler = ValidationSampler(
@@ -111,9 +102,22 @@ def validation_loader(
         std=IMAGENET_STD,
         device=ranks.device.type,
         device_id=ranks.device.index or 0,
+        backend=data.backend,
         decoder=data.decoder,
         num_threads=data.num_threads or ranks.cores,
         prefetch=data.prefetch,
         dtype=image_dtype(precision),
         bad_sample=data.bad_sample,
     )
+
+
+def count_bad(substitutes: Substitutes, ranks: Ranks) -> int:
+    """The images that any rank knows to be bad; BadImageError, on every rank, when they pass data.max_bad_fraction.
+
+    Between two calls each rank holds only what it found itself against that share.
+    """
+    known = torch.zeros(substitutes.num_images, device=ranks.device)
+    known[sorted(substitutes.bad)] = 1
+    bad = int(ranks.sum(known).count_nonzero().item())
+    substitutes.refuse_too_many(bad)
+    return bad

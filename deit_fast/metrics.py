@@ -29,6 +29,8 @@ class EpochSums:
     images: int = 0
     seconds: float = 0.0
     data_wait_seconds: float = 0.0
+    replaced_views: int = 0
+    """Views of all ranks that showed another image in place of a bad one."""
 
     @property
     def mean_loss(self) -> float:
@@ -52,6 +54,7 @@ class EpochSums:
         self.images += other.images
         self.seconds += other.seconds
         self.data_wait_seconds += other.data_wait_seconds
+        self.replaced_views += other.replaced_views
 
     def as_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -145,6 +148,8 @@ class LiveLine:
             f"epoch {epoch + 1}/{self.epochs}  loss {sums.mean_loss:.3f}  "
             f"{sums.images_per_second:,.0f} images/s  data wait {sums.data_wait_fraction:.0%}"
         )
+        if sums.replaced_views:
+            text += f"  replaced {sums.replaced_views} views of bad images"
         self.bar.update(self.task, completed=step, numbers=text)
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self.printed >= SECONDS_BETWEEN_LINES or step == self.total_steps):

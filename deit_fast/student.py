@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config
 from .model import create_student, has_dist_head
@@ -24,6 +25,11 @@ def build_student(config: Config, num_classes: int) -> nn.Module:
         raise ValueError(
             f"distill.kind is {config.distill.kind}, but model.name {config.model.name} has no distillation token; "
             "use a deit_*_distilled_* model or --distill.kind none"
+        )
+    if config.data.repeats_placement == "same_rank" and any(isinstance(part, _BatchNorm) for part in student.modules()):
+        raise ValueError(
+            f"data.repeats_placement is same_rank, but model.name {config.model.name} has batch normalisation, whose "
+            "statistics would see each image several times; use --data.repeats_placement official"
         )
     if config.model.init_checkpoint:
         load_weights(student, read_weights(config.model.init_checkpoint).state_dict, finetune=True)

@@ -19,7 +19,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import IMAGENET_MEAN, IMAGENET_STD, Config
 from .config_file import config_as_dict, differing_keys, write_config
 from .config_rules import check_config
-from .data import global_batch_size, open_train_and_val, train_loader, validation_loader
+from .data import count_bad, global_batch_size, open_train_and_val, train_loader, validation_loader
 from .distributed import Ranks
 from .ema import Ema
 from .evaluate import Scores, evaluate
@@ -240,14 +240,16 @@ class Trainer:
 
     def _read_stretch(self, loss: torch.Tensor, steps: int, start: float, waited: float) -> EpochSums:
         """Reads the summed loss, which waits for the device, and adds the stretch of steps to the epoch's sums."""
-        total = self.ranks.sum(loss.clone()).item() / self.ranks.world_size
+        replaced = loss.new_tensor(self.train_loader.substitutes.take_replaced())
+        total, replaced_views = self.ranks.sum(torch.stack([loss, replaced])).tolist()
+        total /= self.ranks.world_size
         if not math.isfinite(total):
             raise RuntimeError(
                 f"the loss is {total / steps} at step {self.step}; nothing was saved since the last checkpoint in "
                 f"{self.folder}; a lower optim.lr or --runtime.precision fp32 may help"
             )
         images = steps * self.global_batch_size
-        stretch = EpochSums(total, steps, images, time.perf_counter() - start, waited)
+        stretch = EpochSums(total, steps, images, time.perf_counter() - start, waited, int(replaced_views))
         self.sums.add(stretch)
         self.total.add(stretch)
         return stretch
@@ -267,6 +269,8 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_second": self.sums.images_per_second,
             "data_wait_fraction": self.sums.data_wait_fraction,
+            "bad_images": count_bad(self.train_loader.substitutes, self.ranks),
+            "replaced_views": self.sums.replaced_views,
         }
         if epoch % self.config.eval.every_epochs == 0 or self.step == self.last_step:
             self.scores = evaluate(self.student, self.val_loader, self.ranks, self.precision)

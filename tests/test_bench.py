@@ -1,28 +1,83 @@
 """The benchmarks: that they run on real images, say what they measured, and append rows that can be read again."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
+import numpy as np
 import pytest
+import torch
 
-from deit_fast.benchmarks.timing import Timing, time_in_turns
+from deit_fast.benchmarks.peers import (
+    CROP,
+    FULL,
+    PEERS,
+    VALIDATION,
+    Epochs,
+    Images,
+    decode_with_torchvision,
+    open_with_pillow,
+    timm_transform,
+    torchvision_transform,
+)
+from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, time_in_turns
 from deit_fast.cli import main
+from deit_fast.config import Config
+from deit_fast.dali_pipelines.image_folder import scan_image_folder
+from deit_fast.dali_pipelines.native.plugin import is_available
+
+
+def rows_by_contender(record):
+    return {(row["workload"], row["name"]): row for row in record["rows"]}
 
 
 def test_loader(photographs, tmp_path, capsys):
-    arguments = ["bench", "loader", "--data.path", str(photographs), "--turns", "2", "--images-per-turn", "32"]
+    arguments = ["bench", "loader", "--data.path", str(photographs), "--turns", "1", "--images-per-turn", "32"]
     arguments += ["--runtime.batch_size_per_device", "16", "--mix.group_size", "16", "--model.image_size_px", "64"]
-    for _ in range(2):
-        assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
+    arguments += ["--against", "timm,torchvision", "--data.num_threads", "1"]
+    assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
     text = capsys.readouterr().out
-    assert "bilinear geometry: not the recipe" in text
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == 2
-    full = rows[0]["rows"]["full recipe"]
+    assert "bilinear (not the recipe)" in text
+    assert "3 views a decoding (not the recipe)" in text
+    record = json.loads((tmp_path / "rows.jsonl").read_text())
+    rows = rows_by_contender(record)
+    full = rows["full recipe", "deit_fast graph"]
     assert full["images_per_turn"] == 32
     assert full["images_per_second_min"] <= full["images_per_second"] <= full["images_per_second_max"]
-    assert rows[0]["rows"]["validation"]["images_per_turn"] == 12
-    assert rows[0]["environment"]["cpu_cores"] >= 1
+    assert rows["validation", "deit_fast graph"]["images_per_turn"] == 12  # there are no more
+    assert {name for _, name in rows} >= {"timm", "torchvision"}
+    assert (("full recipe", "deit_fast native") in rows) == is_available()
+    assert all(rows["full recipe", peer]["images_per_turn"] == 32 for peer in ("timm", "torchvision"))
+    assert all(row["cpu_ms_per_image"] > 0 for row in rows.values())
+    assert record["environment"]["cpu_cores"] >= 1
+
+
+def test_peers_see_the_recipes_images(photographs):
+    """Shapes and values as ours: normalised, square, the batch asked for, each pass as long as the other."""
+    images = scan_image_folder(photographs / "train")
+    config = Config()
+    config = replace(config, model=replace(config.model, image_size_px=64))
+    for peer in PEERS:
+        for workload in (CROP, FULL, VALIDATION):
+            transform = {"timm": timm_transform, "torchvision": torchvision_transform}[peer](config, workload)
+            load = {"timm": open_with_pillow, "torchvision": decode_with_torchvision}[peer]
+            image, label = Images(images, load, transform)[7]
+            assert image.shape == (3, 64, 64)
+            assert image.dtype == torch.float32
+            assert -2.2 < image.mean() < 2.7
+            assert label == images.labels[7]
+    passes = Epochs(10, 4, 3, shuffle=True)
+    seen = [list(passes), list(passes)]
+    assert [len(batches) for batches in seen] == [3, 3]
+    assert sorted(np.array(seen).ravel()[:10]) == list(range(10))
+
+
+def test_an_unknown_peer_is_named(capsys):
+    assert main(["bench", "loader", "--against", "timm,nobody"]) == 2
+    assert "--against nobody" in capsys.readouterr().err
 
 
 def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, capsys):
@@ -42,24 +97,36 @@ def test_step(recipe, tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "required 1,482.8 images/s" in text
     assert "The budget is DeiT-B's; this is deit_mini" in text
-    (row,) = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
-    assert ("teacher forward" in row["rows"]) == (recipe == "demo_student_distilled")
+    assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0  # appended
+    row, _ = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert (("teacher forward", OURS) in rows_by_contender(row)) == (recipe == "demo_student_distilled")
     assert row["config"]["runtime"]["batch_size_per_device"] == 8
 
 
 def test_turns_are_interleaved():
     order = []
-    contenders = {name: lambda name=name: order.append(name) or 5 for name in "ab"}
+    contenders = {Contender("work", name): lambda name=name: lambda: order.append(name) or 5 for name in "ab"}
     timings = time_in_turns(contenders, turns=2)
     assert order == ["a", "b", "a", "b", "a", "b"]  # a turn each to warm up, then rounds
-    assert timings["a"].images == [5, 5]
+    assert timings["work", "a"].images == [5, 5]
 
 
 def test_a_row_holds_median_and_spread():
-    row = Timing(images=[10, 10, 10], seconds=[1.0, 2.0, 5.0], cpu_seconds=[1.0, 1.0, 4.0]).row()
+    timing = Timing(images=[10, 10, 10], seconds=[1.0, 2.0, 5.0], cpu_seconds=[1.0, 1.0, 4.0])
+    row = timing.row()
     assert row["images_per_second"] == 5
     assert (row["images_per_second_min"], row["images_per_second_max"]) == (2, 10)
     assert row["cpu_ms_per_image"] == 100
+    assert timing.times_cheaper_than(Timing([10] * 3, [1.0] * 3, [3.0, 5.0, 4.0])) == 3
+
+
+def test_cpu_time_covers_living_children():
+    before = cpu_seconds()
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=PIPE, stdout=PIPE, text=True) as child:
+        assert child.stdout.readline() == "done\n"
+        assert cpu_seconds() - before >= 0.45
+        child.communicate("\n")
 
 
 def test_what_to_measure_has_to_be_said(capsys):

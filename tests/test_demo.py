@@ -1,6 +1,7 @@
 """The demo: what it writes and shows; at full length it has to reach 90 %."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND, projected_days
 from deit_fast.cli import main
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
-from deit_fast.demo import run_demo, show_result, student_recipe
+from deit_fast.demo import RUN, run_demo, show_result, student_recipe
 from deit_fast.distributed import Ranks
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -22,6 +23,12 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def digits_in_place(few_digits, tmp_path):
+    """100 of the digits where the demo would write all: an epoch is one step."""
+    shutil.copytree(few_digits, tmp_path / RUN / "digits")
+
+
 def one_epoch(recipe):
     parser = config_parser("test", "test")
     add_config_arguments(parser)
@@ -30,6 +37,7 @@ def one_epoch(recipe):
 
 
 @pytest.mark.parametrize("student", ["demo_student_distilled", "demo_student"])
+@pytest.mark.usefixtures("digits_in_place")
 def test_a_short_demo_writes_its_result(student):
     result = run_demo(one_epoch("demo_teacher"), one_epoch(student), ALONE)
     assert json.loads(Path("runs/demo/result.json").read_text()) == result
@@ -52,6 +60,7 @@ def test_a_short_demo_writes_its_result(student):
     assert "no forecast for DeiT-B" in text
 
 
+@pytest.mark.usefixtures("digits_in_place")
 def test_a_demo_replaces_what_an_earlier_one_left():
     first, second = (run_demo(one_epoch("demo_teacher"), one_epoch("demo_student"), ALONE) for _ in range(2))
     assert first["top1"] == second["top1"]

@@ -1,121 +1,52 @@
-"""RandAugment's operations against timm on Pillow, at fixed magnitudes, on photographs."""
+"""RandAugment's and 3-Augment's operations against timm and torchvision on Pillow, at fixed magnitudes, on photographs.
+
+`deit_fast/benchmarks/parity.py` runs both sides; docs/parity.md shows the figures.
+"""
+
+import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from nvidia.dali import fn, pipeline_def, types
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 from timm.data import auto_augment
-from torchvision.transforms import Grayscale
 from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
-from deit_fast.benchmarks.photographs import photographs
-from deit_fast.dali_pipelines.augment import apply_place
-from deit_fast.dali_pipelines.draws import blur_kernels, geometry_matrices
-from deit_fast.dali_pipelines.operation import RAND_AUGMENT_OPERATIONS, Operation, OperationDraws
+from deit_fast.benchmarks.parity import (
+    TIMM_NAMES,
+    draws_of,
+    markdown_table,
+    our_rand_augment,
+    our_three_augment,
+    parity_rows,
+    pillow_three_augment,
+    square_photographs,
+    through_place,
+    timm_rand_augment,
+)
+from deit_fast.dali_pipelines.operation import GEOMETRIC_OPERATIONS, Operation, OperationDraws
 from deit_fast.dali_pipelines.operations import FILL
-from deit_fast.dali_pipelines.policy import Place
-from deit_fast.dali_pipelines.rand_augment import level_to_argument
-from deit_fast.dali_pipelines.three_augment import JITTER_OPERATIONS, THREE_AUGMENT_OPERATIONS
+from deit_fast.dali_pipelines.policy import Place, build_policy
+from deit_fast.dali_pipelines.three_augment import JITTER_OPERATIONS
 from deit_fast.dali_pipelines.train_augment import TrainAugment
 
 SIZE = 160
-TIMM_NAMES = {
-    Operation.AUTO_CONTRAST: "AutoContrast",
-    Operation.EQUALIZE: "Equalize",
-    Operation.INVERT: "Invert",
-    Operation.ROTATE: "Rotate",
-    Operation.POSTERIZE: "PosterizeIncreasing",
-    Operation.SOLARIZE: "SolarizeIncreasing",
-    Operation.SOLARIZE_ADD: "SolarizeAdd",
-    Operation.COLOR: "ColorIncreasing",
-    Operation.CONTRAST: "ContrastIncreasing",
-    Operation.BRIGHTNESS: "BrightnessIncreasing",
-    Operation.SHARPNESS: "SharpnessIncreasing",
-    Operation.SHEAR_X: "ShearX",
-    Operation.SHEAR_Y: "ShearY",
-    Operation.TRANSLATE_X: "TranslateXRel",
-    Operation.TRANSLATE_Y: "TranslateYRel",
-}
-GEOMETRIC = {
-    Operation.ROTATE,
-    Operation.SHEAR_X,
-    Operation.SHEAR_Y,
-    Operation.TRANSLATE_X,
-    Operation.TRANSLATE_Y,
-}
+GEOMETRIC = set(GEOMETRIC_OPERATIONS)
 EXACT = set(TIMM_NAMES) - GEOMETRIC - {Operation.EQUALIZE}
 MAGNITUDES = (3.3, 8.5, 9.0)
 
 
 @pytest.fixture(scope="module")
 def images():
-    """Six photographs, and two flat or dark images that hit special cases."""
-    found = [
-        np.asarray(Image.fromarray(photograph).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
-        for photograph in photographs()
-    ]
-    flat = np.full((SIZE, SIZE, 3), (255, 0, 77), dtype=np.uint8)
-    dark = (found[0] // 16 + np.array([[[0, 60, 9]]], dtype=np.uint8)).astype(np.uint8)
-    return [*found, flat, dark]
-
-
-def graph_result(images, operation, magnitude, geometry="exact"):
-    """All images with both signs through RandAugment's place."""
-    signs = np.repeat([-1.0, 1.0], len(images))
-    operations = np.full(len(signs), operation, dtype=np.int32)
-    arguments = level_to_argument(operations, np.full(len(signs), magnitude), signs)
-    draws = OperationDraws(operations[:, None], arguments[:, None])
-    matrices = geometry_matrices(draws, 0, SIZE).astype(np.float32)
-    place = Place((Operation.NONE, *RAND_AUGMENT_OPERATIONS))
-    return through(images * 2, place, operations, arguments, matrices, geometry), signs
-
-
-def through(images, place, operations, arguments, tables, geometry="exact"):
-    """Images through one place of the graph."""
-    augment = TrainAugment(image_size_px=SIZE, geometry=geometry)
-
-    def source():
-        return [images, operations, arguments.astype(np.float32), tables]
-
-    @pipeline_def(
-        batch_size=len(images), num_threads=2, device_id=None, enable_conditionals=True, exec_dynamic=True,
-        prefetch_queue_depth=1,
-    )  # fmt: skip
-    def pipeline():
-        pixels, chosen, argument, matrix = fn.external_source(
-            source=source,
-            num_outputs=4,
-            dtype=[types.UINT8, types.INT32, types.FLOAT, types.FLOAT],
-            ndim=[3, 0, 0, tables.ndim - 1],
-            layout=["HWC", "", "", ""],
-        )
-        return apply_place(pixels, place, chosen, argument, matrix, augment)
-
-    (output,) = pipeline().run()
-    return [np.asarray(output.at(i)) for i in range(len(images))]
-
-
-def timm_result(images, operation, magnitude, signs, resample=Image.Resampling.BICUBIC):
-    """timm's operation at the same magnitude, its random sign replaced by ours."""
-    results = []
-    for image, sign in zip(images * 2, signs, strict=True):
-        drawn = auto_augment._randomly_negate
-        auto_augment._randomly_negate = lambda value, sign=sign: sign * value
-        try:
-            name = TIMM_NAMES[operation]
-            level = auto_augment.LEVEL_TO_ARG[name]
-            arguments = level(magnitude, {"translate_pct": 0.45}) if level else ()
-        finally:
-            auto_augment._randomly_negate = drawn
-        apply = auto_augment.NAME_TO_OP[name]
-        options = {"fillcolor": FILL, "resample": resample} if operation in GEOMETRIC else {}
-        results.append(np.asarray(apply(Image.fromarray(image), *arguments, **options)))
-    return results
+    return square_photographs(SIZE)
 
 
 def differences(images, operation, magnitude, geometry="exact"):
-    ours, signs = graph_result(images, operation, magnitude, geometry)
-    theirs = timm_result(images, operation, magnitude, signs)
+    """With both signs."""
+    signs = np.repeat([-1.0, 1.0], len(images))
+    ours = our_rand_augment(images * 2, operation, magnitude, signs, geometry)
+    theirs = timm_rand_augment(images * 2, operation, magnitude, signs)
     return np.abs(np.stack(ours).astype(int) - np.stack(theirs).astype(int))
 
 
@@ -138,10 +69,11 @@ def test_geometry_is_pillows_bicubic(images, operation, magnitude):
 
 @pytest.mark.parametrize("operation", sorted(GEOMETRIC), ids=TIMM_NAMES.get)
 def test_bilinear_geometry_is_pillows_bilinear_and_not_the_recipes(images, operation):
-    ours, signs = graph_result(images, operation, 9.0, "bilinear")
+    signs = np.repeat([-1.0, 1.0], len(images))
+    ours = our_rand_augment(images * 2, operation, 9.0, signs, "bilinear")
     shares = {}
     for resample in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
-        theirs = timm_result(images, operation, 9.0, signs, resample)
+        theirs = timm_rand_augment(images * 2, operation, 9.0, signs, resample)
         shares[resample] = (np.abs(np.stack(ours).astype(int) - np.stack(theirs).astype(int)) <= 1).mean()
     assert shares[Image.Resampling.BILINEAR] >= 0.995
     assert shares[Image.Resampling.BICUBIC] < 0.95
@@ -149,36 +81,32 @@ def test_bilinear_geometry_is_pillows_bilinear_and_not_the_recipes(images, opera
 
 def test_posterize_to_no_bits_is_black(images):
     """Magnitude 10 keeps 0 bits. timm 1.0.31 raises there with Pillow 13; earlier Pillow gave black."""
-    ours, _ = graph_result(images, Operation.POSTERIZE, 10.0)
+    ours = our_rand_augment(images, Operation.POSTERIZE, 10.0, np.ones(len(images)))
     assert np.stack(ours).max() == 0
 
 
 def test_none_leaves_the_image_alone(images):
-    ours, _ = graph_result(images, Operation.NONE, 9.0)
-    assert np.array_equal(np.stack(ours), np.stack(images * 2))
+    ours = our_rand_augment(images, Operation.NONE, 9.0, np.ones(len(images)))
+    assert np.array_equal(np.stack(ours), np.stack(images))
 
 
-def three_augment(images, operation, argument):
-    operations = np.full(len(images), operation, dtype=np.int32)
-    arguments = np.full(len(images), argument)
-    kernels = blur_kernels(OperationDraws(operations[:, None], arguments[:, None]), 0)
-    return np.stack(through(images, Place(THREE_AUGMENT_OPERATIONS), operations, arguments, kernels)).astype(int)
+@pytest.mark.parametrize(("operation", "argument"), [(Operation.GRAYSCALE, 0.0), (Operation.SOLARIZE, 128.0)])
+def test_grayscale_and_solarize_of_three_augment_are_exact(images, operation, argument):
+    ours = our_three_augment(images, operation, argument)
+    assert np.array_equal(np.stack(ours), np.stack(pillow_three_augment(images, operation, argument)))
 
 
-def test_grayscale_and_solarize_of_three_augment_are_exact(images):
-    gray = [np.asarray(Grayscale(3)(Image.fromarray(image))) for image in images]
-    assert np.array_equal(three_augment(images, Operation.GRAYSCALE, 0.0), np.stack(gray))
-    solarized = [np.asarray(ImageOps.solarize(Image.fromarray(image))) for image in images]
-    assert np.array_equal(three_augment(images, Operation.SOLARIZE, 128.0), np.stack(solarized))
-
-
-@pytest.mark.parametrize("radius", [0.1, 0.3, 0.7, 1.0, 1.37, 1.8, 2.0])
+@pytest.mark.parametrize("radius", [0.1, 0.3, 0.7, 1.001, 1.37, 1.8, 1.999])
 def test_gaussian_blur_is_pillows(images, radius):
-    """Pillow rounds after each of six passes, this once: 99.5 % of values within 1, none off by more than 3."""
-    expected = [np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))) for image in images]
-    difference = np.abs(three_augment(images, Operation.GAUSSIAN_BLUR, radius) - np.stack(expected))
-    assert (difference <= 1).mean() >= 0.995
-    assert difference.max() <= 3
+    """99.5 % of values exact, the rest within 1.
+
+    At a radius of exactly 1 the weights are sixths, and 2 % of the values are ties that Pillow's integers decide
+    otherwise; the radius is drawn from a continuum.
+    """
+    expected = np.stack(pillow_three_augment(images, Operation.GAUSSIAN_BLUR, radius)).astype(int)
+    difference = np.abs(np.stack(our_three_augment(images, Operation.GAUSSIAN_BLUR, radius)) - expected)
+    assert (difference == 0).mean() >= 0.995
+    assert difference.max() <= 1
 
 
 @pytest.mark.parametrize("factor", [0.7, 0.93, 1.3])
@@ -192,8 +120,51 @@ def test_gaussian_blur_is_pillows(images, radius):
 )
 def test_color_jitter_is_torchvisions_on_pillow(images, operation, apply, factor):
     expected = [np.asarray(apply(Image.fromarray(image), factor)) for image in images]
-    operations = np.full(len(images), operation, dtype=np.int32)
-    unused = np.zeros((len(images), 2, 3), dtype=np.float32)
-    place = Place(JITTER_OPERATIONS)
-    ours = through(images, place, operations, np.full(len(images), factor), unused)
+    ours = through_place(images, Place(JITTER_OPERATIONS), draws_of(operation, np.full(len(images), factor)))
     assert np.array_equal(np.stack(ours), np.stack(expected))
+
+
+def test_the_whole_policy_changes_images_as_much_as_timms(images):
+    """Mean change of each of 600 views: Kolmogorov-Smirnov, false-alarm rate 1e-6; half of the views twice."""
+    count, policy = 600, build_policy(TrainAugment(image_size_px=SIZE))
+    image = images[0]
+    drawn = policy.draw(0, 0, np.arange(count))
+    ours = [image] * count
+    for k, place in enumerate(policy.places):
+        ours = through_place(ours, place, OperationDraws(drawn.operations[:, k : k + 1], drawn.arguments[:, k : k + 1]))
+    random.seed(0)
+    np.random.seed(0)
+    theirs = []
+    augment = auto_augment.rand_augment_transform(
+        "rand-m9-mstd0.5-inc1", {"translate_const": 100, "img_mean": FILL, "interpolation": Image.Resampling.BICUBIC}
+    )
+    while len(theirs) < count:
+        try:
+            theirs.append(np.asarray(augment(Image.fromarray(image))))
+        except ValueError:  # Pillow 13 refuses to posterize to 0 bits, which timm asks for in 0.15 % of images
+            continue
+    change = [np.sort([np.abs(view.astype(int) - image).mean() for view in views]) for views in (ours, theirs)]
+    points = np.concatenate(change)
+    gap = np.abs(np.subtract(*(np.searchsorted(sample, points, side="right") / count for sample in change))).max()
+    assert gap < (-0.5 * np.log(1e-6 / 2)) ** 0.5 * (2 / count) ** 0.5
+    assert abs(change[0].mean() - change[1].mean()) < 5 * (change[1].std() + change[0].std()) / count**0.5
+
+
+def table_figures(text):
+    """The rows of the parity table: what was compared -> figures."""
+    found = {}
+    for line in text.splitlines():
+        if match := re.fullmatch(r"\| (\w+ \|.*?\|.*?) \| +([\d.]+) % \| +([\d.]+) % \| +([\d.]+) \| +(\d+) \|", line):
+            found[match[1]] = tuple(float(match[i]) for i in range(2, 6))
+    return found
+
+
+@pytest.mark.slow
+def test_the_parity_table_of_the_docs_is_what_the_command_prints():
+    """Another processor may sum floats in another order: 0.05 % of pixels, one of 255 and the outliers may move."""
+    documented = table_figures(Path("docs/parity.md").read_text())
+    measured = table_figures(markdown_table(list(parity_rows(224))))
+    assert len(measured) == 41
+    assert documented.keys() == measured.keys()
+    for row, (exact, within_one, mean, _) in measured.items():
+        assert (exact, within_one, mean) == pytest.approx(documented[row][:3], abs=0.05), row

@@ -1,6 +1,7 @@
-"""Orders of images: the official samplers' for 1, 2 and 8 ranks, the same groups for any split, every image once."""
+"""Orders of images: the official samplers' for 1, 2, 3 and 8 ranks, the same groups for any split, every image once."""
 
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def official_ra_sampler(num_images, ranks, rank, seed_and_epoch, repeats=3):
     return index[rank:total:ranks][:selected]
 
 
-def sampler(world_size=1, rank=0, repeats=3, groups_per_rank=1, num_images=N, seed=0):
+def sampler(world_size=1, rank=0, repeats=3, groups_per_rank=1, num_images=N, seed=0, placement="official"):
     return TrainSampler(
         num_images,
         global_batch_size=GROUP * groups_per_rank * world_size,
@@ -32,6 +33,7 @@ def sampler(world_size=1, rank=0, repeats=3, groups_per_rank=1, num_images=N, se
         seed=seed,
         rank=rank,
         world_size=world_size,
+        placement=placement,
     )
 
 
@@ -39,7 +41,7 @@ def epoch_images(sampler, epoch):
     return [sampler.images(epoch, sampler.views(step)) for step in range(sampler.steps_per_epoch)]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_repeated_augmentation_is_official(world_size):
     for rank in range(world_size):
         ours = np.concatenate(epoch_images(sampler(world_size, rank), epoch=4))
@@ -48,7 +50,7 @@ def test_repeated_augmentation_is_official(world_size):
         assert ours.tolist() == official[:whole]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_without_repeats_it_is_torchs_distributed_sampler(world_size):
     for rank in range(world_size):
         theirs = DistributedSampler(range(N), num_replicas=world_size, rank=rank, seed=5)
@@ -98,7 +100,40 @@ def test_a_small_data_set_is_used_whole():
     assert sampler(num_images=200).steps_per_epoch == 200 // GROUP
 
 
-@pytest.mark.parametrize(("num_images", "world_size"), [(101, 1), (101, 2), (101, 8), (5, 8)])
+def step_views(placement, world_size, step):
+    """(image, view) of every rank in one step, rank after rank."""
+    ranks = [sampler(world_size, rank, placement=placement) for rank in range(world_size)]
+    return [list(zip(one.images(1, one.views(step)), one.views(step), strict=True)) for one in ranks]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_decoding_once_leaves_every_global_step_as_it_is(world_size):
+    """The same multiset of (image, view); only who gets them differs."""
+    for step in range(sampler(world_size).steps_per_epoch):
+        official, same_rank = (step_views(placement, world_size, step) for placement in ("official", "same_rank"))
+        assert sorted(chain(*official)) == sorted(chain(*same_rank))
+        for pairs in same_rank:
+            images = [image for image, _ in pairs]
+            assert len(set(images)) <= GROUP // 3 + 2  # a third, and two images cut by the borders
+            mixed = zip(images, reversed(images), strict=True)  # mixing pairs a group with itself reversed
+            assert all(one != other for one, other in mixed)
+
+
+def test_views_of_an_image_are_never_mixed_with_each_other():
+    with pytest.raises(ValueError, match=r"repeats_placement same_rank needs mix.group_size 4 .*twice data.repeats 3"):
+        TrainSampler(1000, global_batch_size=8, group_size=4, repeats=3, seed=0, placement="same_rank")
+
+
+@pytest.mark.parametrize("placement", ["official", "same_rank"])
+def test_a_position_far_into_a_long_run_costs_one_permutation(placement):
+    """Nothing is replayed: the step of an epoch is arithmetic on its number."""
+    one = sampler(2, 1, placement=placement)
+    epoch, step = 1_000_000, one.steps_per_epoch - 1
+    expected = torch.randperm(N, generator=torch.Generator().manual_seed(epoch)).numpy()
+    assert one.images(epoch, one.views(step)).tolist() == expected[one.views(step) // 3 % N].tolist()
+
+
+@pytest.mark.parametrize(("num_images", "world_size"), [(101, 1), (101, 2), (101, 3), (101, 8), (5, 8)])
 def test_validation_counts_every_image_once(num_images, world_size):
     seen = []
     for rank in range(world_size):
