@@ -30,7 +30,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=packages,
     package_dir=package_dir,
-    package_data={"deit_fast": ["py.typed", "recipes/*.yaml"]},
+    package_data={"deit_fast": ["py.typed", "recipes/*.yaml"], "deit_fast.kernels": ["budget.yaml"]},
     install_requires=[
         "torch>=2.9",
         "torchvision",

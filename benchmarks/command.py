@@ -1,4 +1,4 @@
-"""`deit-fast bench loader|step|parity`: what was measured here, and how it stands against the budget."""
+"""`deit-fast bench loader|step|kernels|parity`: what was measured here, and how it stands against the budget."""
 
 from __future__ import annotations
 
@@ -34,11 +34,17 @@ def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
     if arguments and arguments[0] == "parity":
         return _parity(arguments[1:])
+    if arguments and arguments[0] == "kernels":
+        from .kernels_command import run_kernels
+
+        return run_kernels(arguments[1:])
     if not arguments or arguments[0] not in DEFAULT_RECIPES:
         if arguments and arguments[0] in ("-h", "--help"):
-            Console().print("deit-fast bench loader|step|parity [--help]", markup=False, highlight=False)
+            Console().print("deit-fast bench loader|step|kernels|parity [--help]", markup=False, highlight=False)
             return 0
-        raise ValueError("bench takes what to measure: deit-fast bench loader, bench step, or bench parity")
+        raise ValueError(
+            "bench takes what to measure: deit-fast bench loader, bench step, bench kernels, or bench parity"
+        )
     what, *rest = arguments
     parser = config_parser(f"deit-fast bench {what}", "Measures on this machine, in interleaved turns.")
     parser.add_argument("--turns", type=int, default=5, help="measured turns of each contender, after one to warm up")

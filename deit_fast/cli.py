@@ -17,7 +17,7 @@ deit-fast VERB [options]
   demo    trains a teacher and a distilled student on a small real data set; a few minutes on 2 CPU cores
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
-  bench   deit-fast bench loader|step: images/s against the budget
+  bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
 
 `deit-fast VERB --help` shows the options with types, units and defaults. Errors are one line; --debug adds a traceback.
@@ -172,7 +172,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`deit-fast bench loader|step`."""
+    """`deit-fast bench loader|step|kernels|parity`."""
     from deit_fast.benchmarks.command import run
 
     return run(arguments)

@@ -175,8 +175,14 @@ class RuntimeConfig:
     """Training images in one step of one device."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
-    attention: Literal["auto", "sdpa", "reference"] = "auto"
-    """sdpa: torch's fused attention; reference: plain matrix products; auto: sdpa, but reference on a CPU in bf16."""
+    attention: Literal[
+        "auto", "reference", "sdpa", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math", "triton"
+    ] = "auto"
+    """sdpa: torch's fused attention, its backend chosen by torch or by the suffix; reference: plain matrix products;
+    triton: the kernel for short rows; auto: what was tuned here, else sdpa, but reference on a CPU in bf16."""
+    kernels: Literal["auto", "reference", "triton"] = "auto"
+    """Loss, batch preparation, add + norm, GELU: triton: the fused kernels; reference: plain torch, which torch.compile
+    fuses; auto: for each what was tuned on this GPU, else reference."""
     compile: bool = False
     """Compile the student block by block with torch.compile."""
     seed: int = 0

@@ -32,6 +32,7 @@ FREE_ON_RESUME = (
     "runtime.batch_size_per_device",
     "runtime.precision",
     "runtime.attention",
+    "runtime.kernels",
     "runtime.compile",
     "runtime.log_every_steps",
 )

@@ -1,5 +1,6 @@
 """Real images for all tests: the handwritten digits as the demo writes them, and photographs."""
 
+import os
 import shutil
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 
 from deit_fast.benchmarks.photographs import write_photographs
 from deit_fast.digits import write_digits
+
+# They need a process of their own: test_kernels_interpreted.py starts it.
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 
 @pytest.fixture(scope="session")

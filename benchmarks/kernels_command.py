@@ -1,0 +1,106 @@
+"""`deit-fast bench kernels`: times the kernels here, or says what their compiled code would cost elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from deit_fast.environment import describe_environment
+
+from .kernel_contenders import Sizes
+
+TABLE_WIDTH = 180
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CPU_SIZES = {"batch": 2, "heads": 3, "head_dim": 64}
+"""Where speed is not the point: DeiT-Ti's width."""
+
+
+def run_kernels(arguments: Sequence[str]) -> int:
+    """Parses, measures or compiles, shows; ValueError for wrong use."""
+    options = _parser().parse_args(arguments)
+    console = Console(width=max(TABLE_WIDTH, Console().width))
+    if options.write and options.resources != "all":
+        raise ValueError("--write belongs to --resources all: the budget file holds every architecture")
+    if options.budget:
+        from .kernel_resources import budget_markdown
+
+        Console(soft_wrap=True).print(budget_markdown(), markup=False, highlight=False)
+        return 0
+    if options.speed_of_light:
+        from .speed_of_light import show_speed_of_light
+
+        record: dict[str, Any] = {"model": options.speed_of_light}
+        record["rows"] = show_speed_of_light(options.speed_of_light, console)
+    elif options.resources:
+        record = {"rows": _resources(options, console)}
+    else:
+        record = _measure(options, console)
+    if options.json:
+        with Path(options.json).open("a") as file:
+            file.write(json.dumps({"bench": "kernels", **record}) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("deit-fast bench kernels", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--kernels", default="", help="some of them, with commas between; default: all")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one"
+    )
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
+    parser.add_argument("--batch", type=int, help="images; default: 256 on a GPU, 2 on a CPU")
+    parser.add_argument("--tokens", type=int, default=198, help="tokens of an image; default: 198 (224 px, distilled)")
+    parser.add_argument(
+        "--turns", type=int, default=20, help="timed turns of each implementation, after one to warm up"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--speed-of-light", metavar="GPU", help="a100, h100 or b200: lower bounds, a model; needs no GPU"
+    )
+    parser.add_argument(
+        "--resources", metavar="SM", help="all, or of 80,90,100,120: registers, spills, ...; needs no GPU"
+    )
+    parser.add_argument("--write", action="store_true", help="with --resources all: make it the budget of the tests")
+    parser.add_argument("--budget", action="store_true", help="print kernels/budget.yaml as a table of docs/kernels.md")
+    parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
+    return parser
+
+
+def _resources(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from .kernel_resources import architectures, kernel_resources, save_budget, show_resources
+
+    chosen = architectures(options.resources)
+    with console.status("compiling") as status:
+        rows = kernel_resources(chosen, lambda what: status.update(f"compiling {what}"))
+    show_resources(rows, console)
+    if options.write:
+        save_budget(rows)
+    return rows
+
+
+def _measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from .kernels import fastest, measure_kernels, show_kernels
+
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = Sizes(batch=options.batch or 256, tokens=options.tokens)
+    if device == "cpu":
+        sizes = Sizes(**(CPU_SIZES | ({"batch": options.batch} if options.batch else {})), tokens=options.tokens)
+    only = tuple(name for name in options.kernels.split(",") if name)
+    rows = measure_kernels(
+        sizes, DTYPES[options.dtype], device, turns=options.turns, compiled=not options.no_compile, only=only
+    )
+    environment = describe_environment(torch.device(device))
+    title = f"forward + backward, batch {sizes.batch}, {sizes.tokens} tokens, {sizes.heads} heads, {options.dtype}, "
+    title += str(environment["device"] if device == "cuda" else environment["cpu"])
+    show_kernels(rows, title, console)
+    if device == "cpu":
+        console.print("On a CPU only the reference is timed, to test the command; what counts is measured on a GPU.")
+    return {"rows": rows, "fastest": fastest(rows), "environment": environment}

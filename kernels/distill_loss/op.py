@@ -1,0 +1,148 @@
+"""DeiT's loss as one function: value and gradient in one pass on a GPU, plain torch elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deit_fast.kernels.registration import HAS_TRITON, check_backend, kernel_op, say_once
+
+from .reference import distill_loss_reference, gradients_reference
+from .terms import LossTerms
+
+MAX_CLASSES = 8192
+"""A program has a sample's three rows of logits in registers."""
+HALF = (torch.bfloat16, torch.float16)
+
+
+def _forward_on_cpu(
+    cls: Tensor, dist: Tensor | None, teacher: Tensor | None, label_a: Tensor, label_b: Tensor, lam: Tensor,
+    kind: str, label_loss: str, smoothing: float, alpha: float, temperature: float, soft_normalization: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    terms = LossTerms(kind, label_loss, smoothing, alpha, temperature, soft_normalization)  # type: ignore[arg-type]
+    value = distill_loss_reference(cls, label_a, label_b, lam, terms, dist, teacher)
+    return value, *gradients_reference(cls, label_a, label_b, lam, terms, dist, teacher)
+
+
+@kernel_op("distill_loss_forward", _forward_on_cpu)
+def distill_loss_forward(
+    cls: Tensor, dist: Tensor | None, teacher: Tensor | None, label_a: Tensor, label_b: Tensor, lam: Tensor,
+    kind: str, label_loss: str, smoothing: float, alpha: float, temperature: float, soft_normalization: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Loss fp32 [], and the gradients of cls and dist before their weights."""
+    from .triton import forward
+
+    terms = LossTerms(kind, label_loss, smoothing, alpha, temperature, soft_normalization)  # type: ignore[arg-type]
+    return forward(cls, label_a, label_b, lam, terms, dist, teacher)
+
+
+@distill_loss_forward.register_fake
+def _(cls: Tensor, dist: Tensor | None, *_rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    sums = torch.promote_types(cls.dtype, torch.float32)
+    shapes = ((), cls.shape, (0,) if dist is None else dist.shape)
+    value, grad_cls, grad_dist = (cls.new_empty(shape, dtype=sums) for shape in shapes)
+    return value, grad_cls, grad_dist
+
+
+def _backward_on_cpu(
+    grad_cls: Tensor,
+    grad_dist: Tensor,
+    grad_loss: Tensor,
+    label_weight: float,
+    distill_weight: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    return (grad_cls * (grad_loss * label_weight)).to(dtype), (grad_dist * (grad_loss * distill_weight)).to(dtype)
+
+
+@kernel_op("distill_loss_backward", _backward_on_cpu)
+def distill_loss_backward(
+    grad_cls: Tensor,
+    grad_dist: Tensor,
+    grad_loss: Tensor,
+    label_weight: float,
+    distill_weight: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Both gradients times their weight and the incoming gradient, in the logits' dtype."""
+    from .triton import backward
+
+    return backward(grad_cls, grad_dist, grad_loss, label_weight, distill_weight, dtype)
+
+
+@distill_loss_backward.register_fake
+def _(grad_cls: Tensor, grad_dist: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(grad_cls, dtype=rest[-1]), torch.empty_like(grad_dist, dtype=rest[-1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, grad_cls, grad_dist = output
+    B, C = grad_cls.shape
+    label_weight, distill_weight = LossTerms(*inputs[6:]).weights(C)
+    ctx.save_for_backward(grad_cls, grad_dist)
+    ctx.mark_non_differentiable(grad_cls, grad_dist)
+    ctx.weights = label_weight / B, distill_weight / B
+    ctx.dtype = inputs[0].dtype
+
+
+def _differentiate(ctx: Any, grad_loss: Tensor, *_grads: Any) -> tuple[Tensor | None, ...]:
+    grad_cls, grad_dist = distill_loss_backward(*ctx.saved_tensors, grad_loss, *ctx.weights, ctx.dtype)
+    return grad_cls, grad_dist if grad_dist.numel() else None, *[None] * 10
+
+
+distill_loss_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def distill_loss(
+    cls: Tensor,
+    label_a: Tensor,
+    label_b: Tensor,
+    lam: Tensor,
+    terms: LossTerms,
+    dist: Tensor | None = None,
+    teacher: Tensor | None = None,
+    backend: str = "reference",
+) -> Tensor:
+    """DeiT's loss, meaned over the batch: fp32 scalar on the device, differentiable in cls and dist.
+
+    cls, dist, teacher: logits [B, C] of any floating dtype; label_a, label_b int64 [B]; lam fp32 [B], the weight of
+    label_a. backend: reference, or triton, which leaves inputs it does not take to the reference and says so once.
+    ValueError for an unknown backend, or dist or teacher missing where `terms.kind` needs them.
+    """
+    check_backend(backend)
+    if terms.kind != "none" and (dist is None or teacher is None):
+        raise ValueError(f"distill.kind {terms.kind} needs the logits of the distillation token and of the teacher")
+    if terms.kind == "none":
+        dist = teacher = None
+    if backend == "reference" or not _triton_takes(cls):
+        return distill_loss_reference(cls, label_a, label_b, lam, terms, dist, teacher)
+    dist = None if dist is None else dist.to(cls.dtype)
+    teacher = None if teacher is None else teacher.detach()
+    plain_terms = astuple(terms)  # an operator's arguments are tensors, numbers and strings
+    return distill_loss_forward(cls, dist, teacher, label_a, label_b, lam, *plain_terms)[0]
+
+
+def _triton_takes(cls: Tensor) -> bool:
+    if cls.shape[1] > MAX_CLASSES:
+        say_once(f"distill_loss: the Triton kernel takes up to {MAX_CLASSES} classes, not {cls.shape[1]}: reference")
+        return False
+    if cls.device.type == "cuda" and not (HAS_TRITON and cls.dtype in (*HALF, torch.float32)):
+        say_once(f"distill_loss: no Triton kernel for {cls.dtype} here: reference")
+        return False
+    return True
+
+
+def example_inputs(batch: int, num_classes: int, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    """Logits, labels and lam as a step has them, always the same; for tests and benchmarks."""
+    generator = torch.Generator().manual_seed(num_classes)
+    inputs = {name: torch.randn(batch, num_classes, generator=generator) for name in ("cls", "dist", "teacher")}
+    labels = torch.randint(num_classes, (2, batch), generator=generator)
+    return {
+        **{name: (3 * logits).to(device, dtype) for name, logits in inputs.items()},
+        "label_a": labels[0].to(device),
+        "label_b": labels[1].to(device),
+        "lam": torch.rand(batch, generator=generator).to(device, torch.promote_types(dtype, torch.float32)),
+    }

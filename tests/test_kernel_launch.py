@@ -1,0 +1,74 @@
+"""What is compiled ahead is what a GPU would run: Triton's own launch path, with a driver that only names the GPU."""
+
+import pytest
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from deit_fast.kernels.attention import triton as attention
+from deit_fast.kernels.cases import all_cases
+from deit_fast.kernels.launch import launch, recording
+from deit_fast.kernels.resources import compile_ahead
+
+CASES = {case.name: case for case in all_cases()}
+FEW = ("attention_backward/198/bf16", "distill_loss_forward/soft", "batch_prep/bf16", "add_norm_forward")
+
+
+class PlannedGpu:
+    """As much of a driver as Triton asks before it launches."""
+
+    def __init__(self, architecture):
+        self.architecture = architecture
+
+    def get_current_device(self):
+        return self.architecture
+
+    def get_current_stream(self, _device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.architecture, 32)
+
+
+def check(name, architecture, monkeypatch):
+    monkeypatch.setattr(driver, "_active", PlannedGpu(architecture))
+    noted = CASES[name].launch(architecture)
+    options = {"num_warps": noted.num_warps, "num_stages": noted.num_stages}
+    launched = noted.kernel.run(*noted.arguments, grid=noted.grid, warmup=True, **options, **noted.constants)
+    ahead = compile_ahead(noted, architecture)
+    assert launched.asm["ptx"] == ahead.asm["ptx"]
+    assert launched.metadata.shared == ahead.metadata.shared
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_launch_compiles_to_the_code_of_the_budget(name, monkeypatch):
+    check(name, 80, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [80, 90, 100, 120])
+@pytest.mark.parametrize("name", CASES)
+def test_every_launch_compiles_to_the_code_of_the_budget(name, architecture, monkeypatch):
+    check(name, architecture, monkeypatch)
+
+
+def test_a_recording_notes_what_would_be_launched():
+    with recording(90) as launches:
+        attention.forward(torch.empty(2, 198, 3, 4, 64, dtype=torch.bfloat16, device="meta"))
+    (noted,) = launches
+    assert (noted.name, noted.grid, noted.num_warps) == ("forward_short", (4 * 2 * 4,), 4)
+    assert noted.constants["CHUNKS"] == (128, 64, 16)
+
+
+def test_one_recording_at_a_time():
+    with recording(80), pytest.raises(AssertionError, match="one recording"), recording(90):
+        launch(None, (1,), num_warps=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunks"), [(1, (16,)), (16, (16,)), (17, (32,)), (198, (128, 64, 16)), (256, (128, 128)), (0, ())]
+)
+def test_chunks_cover_the_rows(rows, chunks):
+    found, offsets = attention.chunks_of(rows)
+    assert found == chunks
+    assert offsets == tuple(sum(chunks[:i]) for i in range(len(chunks)))
