@@ -51,7 +51,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=packages,
     package_dir=package_dir,
-    package_data={"deit_fast": ["py.typed", "recipes/*.yaml"], NATIVE: ["*.h", "*.cc", "*.cu", "*.json"]},
+    package_data={
+        "deit_fast": ["py.typed", "recipes/*.yaml"],
+        NATIVE: ["*.h", "*.cc", "*.cu", "*.json", "*.cubin", "*.ptx"],
+    },
     ext_modules=[Extension(f"{NATIVE}.{Path(native_build.PLUGIN).stem}", sources=[], optional=True)],
     cmdclass={"build_ext": BuildNative},
     install_requires=[

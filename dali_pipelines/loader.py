@@ -10,7 +10,7 @@ import torch
 from nvidia.dali import Pipeline, types
 
 from .image_folder import ImageFolder
-from .native_graph import Backend, choose_backend
+from .native_graph import Backend, choose_backend, undecodable
 from .policy import build_policy
 from .sampler import TrainSampler, ValidationSampler
 from .train_augment import TrainAugment
@@ -90,7 +90,7 @@ class _Loader:
         BadImageError, naming the first, when bad ones are to stop the run.
         """
         paths = {self.images.path(image): int(image) for image in images}
-        files = unreadable_files(list(paths))
+        files = unreadable_files(list(paths)) or (undecodable(paths) if self.backend == "native" else [])
         if not files:
             raise error
         if self.bad_sample == "raise":

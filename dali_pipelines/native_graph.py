@@ -8,10 +8,14 @@ own pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from nvidia.dali import fn, types
 
+from .native.direct import DecodeError, is_plain_jpeg
+from .native.direct import decode as decode_jpeg
 from .native.plugin import NativeUnavailableError, decodes_jpeg, is_available, load_plugin, simd_level
 from .operations import Node
 from .train_augment import TrainAugment
@@ -52,6 +56,20 @@ def crop_native(encoded: Node, inputs: list[Node], **options: Any) -> Node:
     else:
         images = fn.deit_fast.crop(decode_any(encoded), *inputs, **options)
     return images
+
+
+def undecodable(paths: Iterable[str]) -> list[str]:
+    """Those of the files that the native decoder takes for its own and then cannot decode, where DALI's can."""
+    found = []
+    for path in paths:
+        encoded = Path(path).read_bytes()
+        if not (decodes_jpeg() and is_plain_jpeg(encoded)):
+            continue
+        try:
+            decode_jpeg(encoded)
+        except DecodeError:
+            found.append(path)
+    return found
 
 
 def decode_any(encoded: Node) -> Node:

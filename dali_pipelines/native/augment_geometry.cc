@@ -8,7 +8,7 @@ namespace deit_fast {
 
 namespace {
 
-constexpr uint8_t kFill[3] = {124, 116, 104};  // ImageNet's mean colour, which timm hands to Pillow
+constexpr uint8_t kFill[3] = {fill_byte(0), fill_byte(1), fill_byte(2)};
 constexpr int kTapsPx = 4;
 constexpr int kTransposeBlock = 16;
 
@@ -66,9 +66,7 @@ void shift_line(const Kernels& kernels, const LineShift& line, const uint8_t* co
     if (before == start && start == end && end == after) {
       out[i] = static_cast<uint8_t>(start);
     } else {
-      const double position = source_of_byte(i) - 0.5;
-      const double value = cubic<double>(before, start, end, after, position - std::floor(position));
-      out[i] = clip_byte(static_cast<int>(std::floor(value)));
+      out[i] = shifted_byte(before, start, end, after, source_of_byte(i) - 0.5);
     }
   }
 }

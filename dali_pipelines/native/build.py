@@ -29,6 +29,7 @@ SOURCES = (
     "augment_geometry",
     "jpeg",
     "c_api",
+    "twins_host",
     "operators",
 )
 LEVEL_FLAGS = {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "pixels.h"
+#include "filter_math.h"
 
 namespace deit_fast {
 
@@ -38,8 +38,6 @@ class Filters {
   std::vector<int16_t> high_, low_;
   std::vector<int8_t> bytes_[3];
 };
-
-enum class Interpolation { kCubic, kLinear };
 
 // Pillow's antialiased filters from `in` to `out` pixels, for the outputs from `first` on, `count` of them; positions below
 // 0 and from `out` on are mirrored about the edge pixels. reversed: the last of them first, which flips the image.

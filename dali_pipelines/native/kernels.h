@@ -10,8 +10,6 @@
 
 namespace deit_fast {
 
-enum class OutputType : int { kUint8 = 0, kFloat16, kBfloat16, kFloat32 };
-
 struct Kernels {
   const char* name;
 
@@ -50,9 +48,5 @@ int level_count();
 const Kernels* level(int index);
 // By name; "auto" is the fastest. nullptr for a level that is not here.
 const Kernels* find_level(const char* name);
-
-// Round to nearest even: what the hardware's conversions do.
-uint16_t to_half(float value);
-uint16_t to_bfloat16(float value);
 
 }  // namespace deit_fast

@@ -13,11 +13,7 @@ static void store(const float* values, int count, OutputType type, void* out, in
     halves_of(values, static_cast<uint16_t*>(out) + at, count);
   } else {
     uint16_t* target = static_cast<uint16_t*>(out) + at;
-    for (int i = 0; i < count; i++) {
-      uint32_t bits;
-      __builtin_memcpy(&bits, values + i, 4);
-      target[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-    }
+    for (int i = 0; i < count; i++) target[i] = to_bfloat16(values[i]);
   }
 }
 

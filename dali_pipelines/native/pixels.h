@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 // Always inlined: were there a copy of its own, the linker might give all callers the one compiled for AVX-512.
 #ifdef __CUDACC__
@@ -39,11 +40,16 @@ enum Operation : int {
   kOperationCount,
 };
 
+enum class OutputType : int { kUint8 = 0, kFloat16, kBfloat16, kFloat32 };
+
 constexpr int kChannels = 3;
 constexpr int kWeightBits = 22;  // Pillow's fixed point: 32 bits less 8 of the result and 2 of overflow
 constexpr int kWeightOne = 1 << kWeightBits;
 
 DEIT_FAST_HD int clamp_int(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
+
+// What geometric operations put outside the image: ImageNet's mean colour (124, 116, 104), which timm hands to Pillow.
+DEIT_FAST_HD constexpr uint8_t fill_byte(int channel) { return static_cast<uint8_t>(channel == 0 ? 124 : channel == 1 ? 116 : 104); }
 
 DEIT_FAST_HD uint8_t clip_byte(int value) { return static_cast<uint8_t>(clamp_int(value, 0, 255)); }
 
@@ -187,6 +193,12 @@ DEIT_FAST_HD uint8_t sample_byte(const uint8_t* pixels, int size, const Affine& 
   return truncate_byte(cubic(values[0], values[1], values[2], values[3], static_cast<float>(dx)));
 }
 
+// The same for a shear or translation along one axis, in double as Pillow has it: before, start, end, after are the four
+// taps of a source at `position` (pixel centres at whole numbers).
+DEIT_FAST_HD uint8_t shifted_byte(int before, int start, int end, int after, double position) {
+  return clip_byte(static_cast<int>(floor(cubic<double>(before, start, end, after, position - floor(position)))));
+}
+
 // Pillow's box of a Gaussian blur (Gwosdek et al. 2011, three passes): whole radius, weight inside and at the two ends.
 struct BlurBox {
   int radius;
@@ -209,6 +221,30 @@ DEIT_FAST_HD BlurBox blur_box(float standard_deviation) {
 
 DEIT_FAST_HD uint8_t box_byte(uint32_t inner_sum, uint32_t edge_sum, const BlurBox& box) {
   return static_cast<uint8_t>((inner_sum * box.inner + edge_sum * box.edge + (1u << 23)) >> 24);
+}
+
+// Round to nearest even, as hardware converts.
+DEIT_FAST_HD uint16_t to_bfloat16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+DEIT_FAST_HD uint16_t to_half(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  const uint32_t sign = (bits >> 16) & 0x8000;
+  uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
+  if (magnitude < 0x38800000) {  // subnormal: adding 0.5 leaves the rounded half in the lowest bits
+    float shifted;
+    memcpy(&shifted, &magnitude, 4);
+    shifted += 0.5f;
+    memcpy(&magnitude, &shifted, 4);
+    return static_cast<uint16_t>(sign | (magnitude - 0x3f000000));
+  }
+  magnitude += 0xfff + ((magnitude >> 13) & 1) - (112u << 23);
+  return static_cast<uint16_t>(sign | (magnitude >> 13));
 }
 
 }  // namespace deit_fast
