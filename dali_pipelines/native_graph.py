@@ -22,6 +22,7 @@ from .train_augment import TrainAugment
 
 Backend = Literal["auto", "graph", "native"]
 
+
 OUTPUTS = {types.FLOAT: "float32", types.FLOAT16: "float16", types.UINT16: "bfloat16"}
 """DALI has no bfloat16: its bits come out as uint16."""
 
@@ -45,16 +46,22 @@ def choose_backend(backend: Backend, device: str) -> Literal["graph", "native"]:
     return backend
 
 
+def _operators() -> Any:
+    """The plugin's module, which DALI makes as the plugin is loaded."""
+    load_plugin()
+    return fn.deit_fast  # type: ignore[attr-defined]
+
+
 def crop_native(encoded: Node, inputs: list[Node], **options: Any) -> Node:
     """uint8 HWC views of the files; what the operator does not decode itself comes from DALI's decoder."""
-    load_plugin()
+    native = _operators()
     options["simd"] = simd_level()
     if not decodes_jpeg():
-        return fn.deit_fast.crop(decode_any(encoded), *inputs, **options)
-    if fn.deit_fast.is_plain_jpeg(encoded):
-        images = fn.deit_fast.crop(encoded, *inputs, **options)
+        return native.crop(decode_any(encoded), *inputs, **options)
+    if native.is_plain_jpeg(encoded):
+        images = native.crop(encoded, *inputs, **options)
     else:
-        images = fn.deit_fast.crop(decode_any(encoded), *inputs, **options)
+        images = native.crop(decode_any(encoded), *inputs, **options)
     return images
 
 
@@ -91,7 +98,7 @@ def train_view(encoded: Node, given: dict[str, Node], augment: TrainAugment, dty
         rectangles += [given[f"erased {k}"], given[f"erase anchor {k}"], given[f"erase shape {k}"]]
         if augment.normalize:
             rectangles.append(given[f"erase content {k}"])
-    return fn.deit_fast.augment(
+    return _operators().augment(
         images,
         given["operations"],
         given["arguments"],
@@ -114,4 +121,4 @@ def validation_view(
 ) -> Node:
     """From the file's bytes to torchvision's Resize(shorter_px) and CenterCrop(image_size_px), normalised, HWC."""
     images = crop_native(encoded, [], size=image_size_px, mode="center", shorter=shorter_px)
-    return fn.deit_fast.augment(images, mean=mean, std=std, output=OUTPUTS[dtype], simd=simd_level())
+    return _operators().augment(images, mean=mean, std=std, output=OUTPUTS[dtype], simd=simd_level())

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .build import NotBuildableError, compile_commands, run_all
 from .plugin import jpeg_libraries
@@ -100,7 +100,11 @@ def write_samples(folder: Path) -> Path:
     folder.mkdir(parents=True)
     gradient = Image.linear_gradient("L").resize((211, 160))
     picture = Image.merge("RGB", (gradient, gradient.rotate(90), Image.effect_noise((211, 160), 80.0)))
-    kinds = [{"subsampling": s} for s in (0, 1, 2)] + [{"progressive": True}, {"optimize": True}, {"quality": 30}]
+    kinds: list[dict[str, Any]] = [{"subsampling": s} for s in (0, 1, 2)] + [
+        {"progressive": True},
+        {"optimize": True},
+        {"quality": 30},
+    ]
     kinds.append({"restart_marker_blocks": 3})
     for number, options in enumerate(kinds):
         picture.save(folder / f"{number}.jpg", **options)

@@ -2,8 +2,8 @@
 
 `python -m deit_fast.dali_pipelines.native.twins` compiles twins.cu to a cubin for each of ARCHITECTURES and to PTX for
 those to come, beside the sources, and reports registers, stack and spills. torch is built for CUDA 13 and DALI's wheel
-for CUDA 12: cubins and the driver interface fit both. Not in the loaders: GPU pipelines run on the graph backend. Speed:
-not measured.
+for CUDA 12: cubins and the driver interface fit both. Not in the loaders: GPU pipelines run on the graph backend.
+Speed: not measured.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def _check(driver: Any, status: int) -> None:
 
 
 def _launch(name: str, jobs: list[Any], spec: Spec | None, device: torch.device) -> torch.Tensor:
-    """One thread block a job, on torch's current stream; returns the jobs on the device, to be kept until it is done."""
+    """One thread block a job, on torch's current stream; returns the jobs on the device, to be kept till the end."""
     index = device.index or 0
     driver, functions = _kernels(index)
     table = np.frombuffer(b"".join(bytes(job) for job in jobs), np.uint8).copy()
