@@ -4,7 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#if __has_include(<jpeglib.h>)
+#if __has_include(<jpeglib.h>) && !defined(DEIT_FAST_NO_JPEG)
 #include <csetjmp>
 #include <cstddef>
 #include <cstdio>
