@@ -68,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _loader(config: Config, ranks: Ranks, options: Any) -> tuple[str, Timings]:
+    from deit_fast.dali_pipelines.native_graph import choose_backend
+
     from .loader import time_loader
     from .photographs import write_photographs
 
@@ -82,7 +84,8 @@ def _loader(config: Config, ranks: Ranks, options: Any) -> tuple[str, Timings]:
     batch = config.runtime.batch_size_per_device
     count = max(2, options.images_per_turn // batch)
     timings = time_loader(config, ranks, turns=options.turns, batches_per_turn=count, against=against)
-    return f"loader, {config.model.image_size_px} px, batch {batch}: {source}", timings
+    backend = choose_backend(config.data.backend, "gpu" if ranks.device.type == "cuda" else "cpu")
+    return f"loader, {config.model.image_size_px} px, batch {batch}, {backend} backend: {source}", timings
 
 
 def _parity(arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from functools import partial
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_folder import ImageFolder
 from deit_fast.dali_pipelines.loader import Batch, TrainLoader
+from deit_fast.dali_pipelines.native_graph import choose_backend
 from deit_fast.dali_pipelines.sampler import ValidationSampler
 from deit_fast.data import open_train_and_val, train_loader, validation_loader
 from deit_fast.distributed import Ranks
@@ -30,8 +31,8 @@ def our_train_turn(loader: TrainLoader, count: int) -> Prepare:
     return lambda: partial(count_images, loader.batches(0, count))
 
 
-def our_train_configs(config: Config) -> dict[Contender, Config]:
-    """The training workloads; what is not the recipe says so in its name."""
+def our_train_configs(config: Config, backend: str = "graph") -> dict[Contender, Config]:
+    """The training workloads; what is not the recipe says so in its name, and so does the other backend."""
     recipe = replace(config.augment, geometry="exact")
     bilinear = replace(recipe, geometry="bilinear")
     configs = {
@@ -39,6 +40,9 @@ def our_train_configs(config: Config) -> dict[Contender, Config]:
         Contender(FULL, OURS): replace(config, augment=recipe),
         Contender(FULL, f"{OURS}, bilinear (not the recipe)"): replace(config, augment=bilinear),
     }
+    if backend == "native":
+        graph = replace(config, data=replace(config.data, backend="graph"), augment=recipe)
+        configs[Contender(FULL, f"{OURS}, graph backend")] = graph
     if config.data.repeats > 1:
         same_rank = replace(config.data, repeats_placement="same_rank")
         name = f"{OURS}, {config.data.repeats} views a decoding (not the recipe)"
@@ -68,7 +72,8 @@ def time_loader(
     precision = choose_precision(config.runtime.precision, ranks.device)
     train_images, val_images = open_train_and_val(config.data)
     contenders: dict[Contender, Prepare] = {}
-    for contender, ours in our_train_configs(config).items():
+    backend = choose_backend(config.data.backend, "gpu" if ranks.device.type == "cuda" else "cpu")
+    for contender, ours in our_train_configs(config, backend).items():
         loader = train_loader(ours, train_images, ranks, precision)
         contenders[contender] = our_train_turn(loader, batches_per_turn)
     contenders[Contender(VALIDATION, OURS)] = our_validation_turn(

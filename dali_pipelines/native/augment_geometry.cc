@@ -26,8 +26,8 @@ void pad_row(const uint8_t* row, int size, int pad, uint8_t* padded) {
   std::memcpy(padded + pad * kChannels, row, size * kChannels);
 }
 
-// What one axis of a map does to a line whose pixels all move by the same way: output pixels [begin, end) have their source
-// inside, and the four taps of output x start at x + offset.
+// What one axis of a map does to a line whose pixels all move by the same way: output pixels [begin, end) have their
+// source inside, and the four taps of output x start at x + offset.
 struct LineShift {
   int begin, end, offset;
   int32_t weights[kTapsPx];
@@ -48,8 +48,8 @@ struct LineShift {
   }
 };
 
-// One line of pixels through a LineShift, by Pillow's truncation. Fixed point is off by less than kNear, which matters where
-// the true result lies next to a whole number: there Pillow's own double arithmetic decides.
+// One line of pixels through a LineShift, by Pillow's truncation. Fixed point is off by less than kNear, which matters
+// where the true result lies next to a whole number: there Pillow's own double arithmetic decides.
 template <class Source>
 void shift_line(const Kernels& kernels, const LineShift& line, const uint8_t* const rows[kTapsPx], int bytes,
                 const Source& source_of_byte, uint8_t* scratch, uint8_t* out) {
@@ -134,8 +134,7 @@ void Augmenter::shift_columns(double shift) {
     }
     const uint8_t* rows[kTapsPx];
     for (int k = 0; k < kTapsPx; k++) rows[k] = pixels() + clamp_int(y + line.offset + k, 0, size - 1) * stride;
-    shift_line(
-        *kernels_, line, rows, stride, [&](int) { return source(y); }, padded_.data(), out);
+    shift_line(*kernels_, line, rows, stride, [&](int) { return source(y); }, padded_.data(), out);
   }
   swap();
 }

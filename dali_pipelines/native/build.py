@@ -30,7 +30,8 @@ SOURCES = (
     "jpeg",
     "c_api",
     "twins_host",
-    "operators",
+    "operator_crop",
+    "operator_augment",
 )
 LEVEL_FLAGS = {
     "kernels_avx2": ["-mavx2", "-mf16c"],

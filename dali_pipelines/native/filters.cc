@@ -33,12 +33,9 @@ void Filters::set(int output, int start, const int32_t* weights, int count) {
 Taps Filters::at(int output) const {
   size_t at = static_cast<size_t>(output) * stride_;
   int count = (counts_[output] + 3) / 4 * 4;
-  return {starts_[output],
-          count,
-          weights_.data() + at,
-          high_.data() + at,
-          low_.data() + at,
-          {bytes_[0].data() + at, bytes_[1].data() + at, bytes_[2].data() + at}};
+  return {starts_[output],      count,
+          weights_.data() + at, high_.data() + at,
+          low_.data() + at,     {bytes_[0].data() + at, bytes_[1].data() + at, bytes_[2].data() + at}};
 }
 
 int Filters::first() const { return *std::min_element(starts_.begin(), starts_.end()); }
@@ -49,7 +46,8 @@ int Filters::end() const {
   return last;
 }
 
-void pillow_filters(int in, int out, int first, int count, bool reversed, Interpolation interpolation, Filters* filters) {
+void pillow_filters(int in, int out, int first, int count, bool reversed, Interpolation interpolation,
+                    Filters* filters) {
   const FilterAxis axis = {in, out, interpolation};
   filters->reset(count, axis.most_taps());
   std::vector<double> exact(axis.most_taps());

@@ -1,9 +1,11 @@
-// Broken JPEGs through everything that touches a file's bytes: header, region decode, resize, augmentation, on each SIMD level.
+// Broken JPEGs through everything that touches a file's bytes: header, region decode, resize, augmentation, on each
+// SIMD level.
 //
 //   fuzz LIBJPEG COUNT SEED THREADS MUTATE FILE...
 //
-// Real files are mutated (MUTATE 1) or taken as they are (0, for leaks). Prints what became of them, and the resident memory
-// after a tenth of the images and at the end, in KiB. fuzz.py builds it with sanitizers, which stop it at the first finding.
+// Real files are mutated (MUTATE 1) or taken as they are (0, for leaks). Prints what became of them, and the resident
+// memory after a tenth of the images and at the end, in KiB. fuzz.py builds it with sanitizers, which stop it at the
+// first finding.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -95,8 +97,13 @@ struct Worker {
     const Kernels& kernels = *level(static_cast<int>(below(random, level_count())));
     Bytes image(kSize * kSize * kChannels);  // as large as it must be: one byte too far is seen
     resizer.run(kernels, decoder.pixels(), decoder.stride(), held, image.data());
-    const AugmentSpec spec{kSize, below(random, 8) == 0, below(random, 2) == 1, static_cast<OutputType>(below(random, 4)),
-                           {1, 1, 1}, {0, 0, 0}, {1, 2, 3}};
+    const AugmentSpec spec{kSize,
+                           below(random, 8) == 0,
+                           below(random, 2) == 1,
+                           static_cast<OutputType>(below(random, 4)),
+                           {1, 1, 1},
+                           {0, 0, 0},
+                           {1, 2, 3}};
     const int width = spec.type == OutputType::kUint8 ? 1 : spec.type == OutputType::kFloat32 ? 4 : 2;
     const int32_t operations[2] = {static_cast<int32_t>(below(random, kOperationCount)),
                                    static_cast<int32_t>(below(random, kOperationCount))};

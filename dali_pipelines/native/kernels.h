@@ -13,8 +13,8 @@ namespace deit_fast {
 struct Kernels {
   const char* name;
 
-  // Pillow's horizontal pass over rows of RGB bytes. Rows are `width_px` wide; `dst` rows need room for one byte more than
-  // three for each filter, since pixels are stored four bytes at a time.
+  // Pillow's horizontal pass over rows of RGB bytes. Rows are `width_px` wide; `dst` rows need room for one byte more
+  // than three for each filter, since pixels are stored four bytes at a time.
   void (*filter_columns)(const uint8_t* src, ptrdiff_t src_stride, int width_px, int rows, const Filters& filters,
                          int origin, uint8_t* dst, ptrdiff_t dst_stride);
 

@@ -1,7 +1,8 @@
 // Pillow's arithmetic on single pixels, positions and tables, written once for the CPU and for CUDA.
 //
-// Everything here is plain scalar code with a fixed order of operations, so that every compiler and device gives the same
-// bits. Build with -ffp-contract=off (nvcc: --fmad=false): a fused multiply-add would round once where Pillow rounds twice.
+// Everything here is plain scalar code with a fixed order of operations, so that every compiler and device gives the
+// same bits. Build with -ffp-contract=off (nvcc: --fmad=false): a fused multiply-add would round once where Pillow
+// rounds twice.
 #pragma once
 
 #include <cmath>
@@ -49,7 +50,9 @@ constexpr int kWeightOne = 1 << kWeightBits;
 DEIT_FAST_HD int clamp_int(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
 
 // What geometric operations put outside the image: ImageNet's mean colour (124, 116, 104), which timm hands to Pillow.
-DEIT_FAST_HD constexpr uint8_t fill_byte(int channel) { return static_cast<uint8_t>(channel == 0 ? 124 : channel == 1 ? 116 : 104); }
+DEIT_FAST_HD constexpr uint8_t fill_byte(int channel) {
+  return static_cast<uint8_t>(channel == 0 ? 124 : channel == 1 ? 116 : 104);
+}
 
 DEIT_FAST_HD uint8_t clip_byte(int value) { return static_cast<uint8_t>(clamp_int(value, 0, 255)); }
 
@@ -68,7 +71,8 @@ DEIT_FAST_HD int luma(int red, int green, int blue) {
   return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
 }
 
-// ImageFilter.SMOOTH: round(sum / 13), where no sum lies half-way; 40330 / 2^20 is 1 / 26 closely enough for sums to 3315.
+// ImageFilter.SMOOTH: round(sum / 13), where no sum lies half-way; 40330 / 2^20 is 1 / 26 closely enough for sums to
+// 3315.
 DEIT_FAST_HD int smooth_byte(int weighted_sum) { return ((2 * weighted_sum + 13) * 40330) >> 20; }
 
 // Operations that map each byte by itself, from the argument alone.
@@ -119,8 +123,8 @@ DEIT_FAST_HD void equalize_table(const uint32_t histogram[256], uint8_t table[25
   }
 }
 
-// Weights of Pillow's affine bicubic (a = -1) for the pixels -1, 0, 1, 2 around a position, in 1 / kWeightOne; they sum to
-// one exactly, so that even areas stay as they are.
+// Weights of Pillow's affine bicubic (a = -1) for the pixels -1, 0, 1, 2 around a position, in 1 / kWeightOne; they sum
+// to one exactly, so that even areas stay as they are.
 DEIT_FAST_HD void cubic_weights(double fraction, int32_t weights[4]) {
   double d = fraction;
   double exact[4] = {d * (d * (2.0 - d) - 1.0), 1.0 + d * d * (d - 2.0), d * (1.0 + d * (1.0 - d)), d * d * (d - 1.0)};
@@ -167,8 +171,9 @@ DEIT_FAST_HD Affine affine_of(int operation, double argument, int size) {
   }
 }
 
-// One channel of a pixel of the warped image, by Pillow's bicubic or bilinear filter; the fill colour outside. Bicubic in
-// float32 and columns first, as the vectorised kernels have it; bilinear in double and rows first, as Pillow has both.
+// One channel of a pixel of the warped image, by Pillow's bicubic or bilinear filter; the fill colour outside. Bicubic
+// in float32 and columns first, as the vectorised kernels have it; bilinear in double and rows first, as Pillow has
+// both.
 DEIT_FAST_HD uint8_t sample_byte(const uint8_t* pixels, int size, const Affine& map, int x, int y, int channel,
                                  uint8_t fill, bool bilinear) {
   double source_x = map.source_x(x, y), source_y = map.source_y(x, y);
@@ -193,8 +198,8 @@ DEIT_FAST_HD uint8_t sample_byte(const uint8_t* pixels, int size, const Affine& 
   return truncate_byte(cubic(values[0], values[1], values[2], values[3], static_cast<float>(dx)));
 }
 
-// The same for a shear or translation along one axis, in double as Pillow has it: before, start, end, after are the four
-// taps of a source at `position` (pixel centres at whole numbers).
+// The same for a shear or translation along one axis, in double as Pillow has it: before, start, end, after are the
+// four taps of a source at `position` (pixel centres at whole numbers).
 DEIT_FAST_HD uint8_t shifted_byte(int before, int start, int end, int after, double position) {
   return clip_byte(static_cast<int>(floor(cubic<double>(before, start, end, after, position - floor(position)))));
 }

@@ -25,7 +25,8 @@ Rectangle Resizer::needed() const {
   return {rows_.first(), columns_.first(), rows_.end() - rows_.first(), columns_.end() - columns_.first()};
 }
 
-void Resizer::run(const Kernels& kernels, const uint8_t* pixels, ptrdiff_t stride, const Rectangle& held, uint8_t* out) {
+void Resizer::run(const Kernels& kernels, const uint8_t* pixels, ptrdiff_t stride, const Rectangle& held,
+                  uint8_t* out) {
   const int row_bytes = size_ * kChannels, first = rows_.first(), held_end = held.top + held.height;
   const uint8_t* top = pixels + (first - held.top) * stride;
   if (!rows_first_) {

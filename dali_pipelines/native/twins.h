@@ -1,8 +1,8 @@
-// The operators for one image and a block of threads, written once: CUDA runs them with a thread block an image, the CPU with
-// one thread, which is how the tests hold them to the vectorised operators bit for bit.
+// The operators for one image and a block of threads, written once: CUDA runs them with a thread block an image, the
+// CPU with one thread, which is how the tests hold them to the vectorised operators bit for bit.
 //
-// Block: rank(), count(), sync(), add(uint32_t*, uint32_t). Operations pass between two images of scratch; all of a batch is
-// one launch, each image with its own parameters.
+// Block: rank(), count(), sync(), add(uint32_t*, uint32_t). Operations pass between two images of scratch; all of a
+// batch is one launch, each image with its own parameters.
 #pragma once
 
 #include "filter_math.h"
@@ -18,9 +18,9 @@ struct TwinCrop {
   int64_t stride;
   int32_t height, width;  // of the crop
   int32_t size, flip;
-  int32_t* filters;    // scratch: for each axis size x (2 + taps): start, count, weights
-  uint8_t* between;    // scratch: max(height, width) x size x 3
-  uint8_t* out;        // [size, size, 3]
+  int32_t* filters;  // scratch: for each axis size x (2 + taps): start, count, weights
+  uint8_t* between;  // scratch: max(height, width) x size x 3
+  uint8_t* out;      // [size, size, 3]
 };
 
 struct TwinView {
@@ -30,8 +30,9 @@ struct TwinView {
   int32_t operation_count, rectangle_count;
   int32_t operations[kTwinOperations];
   double arguments[kTwinOperations];
-  Affine maps[kTwinOperations];    // affine_of each operation
-  BlurBox boxes[kTwinOperations];  // blur_box of each; both come from the host, since sin, cos and sqrt in double are long
+  Affine maps[kTwinOperations];  // affine_of each operation
+  BlurBox
+      boxes[kTwinOperations];  // blur_box of each; both come from the host, since sin, cos and sqrt in double are long
   int32_t rectangles[kTwinRectangles][4];  // top, left, height, width
   const float* content[kTwinRectangles];   // [height, width, 3]
 };
@@ -83,10 +84,11 @@ DEIT_FAST_HD void twin_crop(Block& block, const TwinCrop& crop) {
   const int64_t middle_stride = static_cast<int64_t>(middle_width) * kChannels;
   const int column_row = 2 + columns.most_taps(), row_row = 2 + rows.most_taps();
   for (int64_t i = block.rank(); i < middle_height * middle_stride; i += block.count()) {
-    const int y = static_cast<int>(i / middle_stride), x = static_cast<int>(i % middle_stride) / kChannels, c = i % kChannels;
-    crop.between[i] = rows_first ? filtered_byte(crop.pixels + x * kChannels + c, crop.stride, row_filters + y * row_row)
-                                 : filtered_byte(crop.pixels + y * crop.stride + c, kChannels,
-                                                 column_filters + x * column_row);
+    const int y = static_cast<int>(i / middle_stride), x = static_cast<int>(i % middle_stride) / kChannels,
+              c = i % kChannels;
+    crop.between[i] =
+        rows_first ? filtered_byte(crop.pixels + x * kChannels + c, crop.stride, row_filters + y * row_row)
+                   : filtered_byte(crop.pixels + y * crop.stride + c, kChannels, column_filters + x * column_row);
   }
   block.sync();
   const int out_stride = crop.size * kChannels;
@@ -158,8 +160,7 @@ DEIT_FAST_HD void make_table(Block& block, TwinShared& shared, const uint8_t* sr
     for (int i = block.rank(); i < 3 * 256; i += block.count()) {
       const int c = i / 256, value = i % 256;
       if (operation == kContrast) {
-        shared.table[c][value] =
-            blend_byte(mean_gray(shared.luma_sum, count_px), value, static_cast<float>(argument));
+        shared.table[c][value] = blend_byte(mean_gray(shared.luma_sum, count_px), value, static_cast<float>(argument));
       } else if (operation == kAutoContrast) {
         int low = 0, high = 255;
         while (low < 255 && !shared.counts[c][low]) low++;
@@ -174,7 +175,8 @@ DEIT_FAST_HD void make_table(Block& block, TwinShared& shared, const uint8_t* sr
 }
 
 DEIT_FAST_HD bool has_table(int operation) {
-  return (operation >= kAutoContrast && operation <= kSolarizeAdd) || operation == kContrast || operation == kBrightness;
+  return (operation >= kAutoContrast && operation <= kSolarizeAdd) || operation == kContrast ||
+         operation == kBrightness;
 }
 
 // One operation, from src to dst; passes of a blur but the last go through both.
@@ -229,8 +231,8 @@ DEIT_FAST_HD void twin_augment(Block& block, TwinShared& shared, const TwinSpec&
     const int passes = view.operations[k] == kGaussianBlur ? 6 : 1;
     for (int pass = 0; pass < passes; pass++) {
       uint8_t* dst = view.scratch + static_cast<int64_t>(half) * bytes;
-      twin_operation(block, shared, size, view.operations[k], view.arguments[k], view.maps[k], view.boxes[k], pass,
-                     src, dst);
+      twin_operation(block, shared, size, view.operations[k], view.arguments[k], view.maps[k], view.boxes[k], pass, src,
+                     dst);
       src = dst;
       half = 1 - half;
     }
