@@ -79,8 +79,7 @@ void Augmenter::geometry(int operation, double argument) {
   if (spec_.bilinear) {
     uint8_t* out = target();
     for (int y = 0; y < size; y++)
-      for (int x = 0; x < size; x++, out += kChannels)
-        for (int c = 0; c < kChannels; c++) out[c] = sample_byte(pixels(), size, map, x, y, c, kFill[c], true);
+      for (int x = 0; x < size; x++, out += kChannels) bilinear_pixel(pixels(), size, map, x, y, out);
     return swap();
   }
   switch (operation) {

@@ -108,7 +108,7 @@ static void warp(const uint8_t* src, int size, const Affine& affine, const uint8
         if (corners[i] >= 0) {
           warp_inner(src + corners[i], stride, dx[i], dy[i], dst);
         } else {
-          for (int c = 0; c < kChannels; c++) dst[c] = sample_byte(src, size, map, begin + i, y, c, fill[c], false);
+          for (int c = 0; c < kChannels; c++) dst[c] = sample_byte(src, size, map, begin + i, y, c, fill[c]);
         }
       }
     }

@@ -171,31 +171,45 @@ DEIT_FAST_HD Affine affine_of(int operation, double argument, int size) {
   }
 }
 
-// One channel of a pixel of the warped image, by Pillow's bicubic or bilinear filter; the fill colour outside. Bicubic
-// in float32 and columns first, as the vectorised kernels have it; bilinear in double and rows first, as Pillow has
-// both.
+// One channel of a pixel of the warped image by Pillow's bicubic filter, the fill colour outside; in float32 and
+// columns first, as the vectorised kernels have it.
 DEIT_FAST_HD uint8_t sample_byte(const uint8_t* pixels, int size, const Affine& map, int x, int y, int channel,
-                                 uint8_t fill, bool bilinear) {
+                                 uint8_t fill) {
   double source_x = map.source_x(x, y), source_y = map.source_y(x, y);
   if (!(source_x >= 0 && source_x < size && source_y >= 0 && source_y < size)) return fill;
   source_x -= 0.5;
   source_y -= 0.5;
   const int left = static_cast<int>(floor(source_x)), top = static_cast<int>(floor(source_y));
-  const double dx = source_x - left, dy = source_y - top;
-  const uint8_t *columns[4], *rows[4];
-  for (int k = 0; k < 4; k++) {
-    columns[k] = pixels + clamp_int(left - 1 + k, 0, size - 1) * kChannels + channel;
-    rows[k] = pixels + static_cast<int64_t>(clamp_int(top - 1 + k, 0, size - 1)) * size * kChannels;
-  }
-  const auto tap = [&](int row, int column) { return columns[column][rows[row] - pixels]; };
-  if (bilinear) {
-    const double above = tap(1, 1) + (tap(1, 2) - tap(1, 1)) * dx, below = tap(2, 1) + (tap(2, 2) - tap(2, 1)) * dx;
-    return clip_byte(static_cast<int>(above + (below - above) * dy));
-  }
+  const float dx = static_cast<float>(source_x - left), dy = static_cast<float>(source_y - top);
   float values[4];
-  for (int k = 0; k < 4; k++)
-    values[k] = cubic<float>(tap(0, k), tap(1, k), tap(2, k), tap(3, k), static_cast<float>(dy));
-  return truncate_byte(cubic(values[0], values[1], values[2], values[3], static_cast<float>(dx)));
+  for (int k = 0; k < 4; k++) {
+    const uint8_t* column = pixels + clamp_int(left - 1 + k, 0, size - 1) * kChannels + channel;
+    float taps[4];
+    for (int j = 0; j < 4; j++) taps[j] = column[clamp_int(top - 1 + j, 0, size - 1) * size * kChannels];
+    values[k] = cubic(taps[0], taps[1], taps[2], taps[3], dy);
+  }
+  return truncate_byte(cubic(values[0], values[1], values[2], values[3], dx));
+}
+
+// A whole pixel by Pillow's bilinear filter, in double and rows first as Pillow has it.
+DEIT_FAST_HD void bilinear_pixel(const uint8_t* pixels, int size, const Affine& map, int x, int y, uint8_t* out) {
+  double source_x = map.source_x(x, y), source_y = map.source_y(x, y);
+  if (!(source_x >= 0 && source_x < size && source_y >= 0 && source_y < size)) {
+    for (int c = 0; c < kChannels; c++) out[c] = fill_byte(c);
+    return;
+  }
+  source_x -= 0.5;
+  source_y -= 0.5;
+  const int left = static_cast<int>(source_x + 1) - 1, top = static_cast<int>(source_y + 1) - 1;  // floors of >= -0.5
+  const double dx = source_x - left, dy = source_y - top;
+  const int near_x = clamp_int(left, 0, size - 1) * kChannels, far_x = clamp_int(left + 1, 0, size - 1) * kChannels;
+  const uint8_t* above = pixels + clamp_int(top, 0, size - 1) * size * kChannels;
+  const uint8_t* below = pixels + clamp_int(top + 1, 0, size - 1) * size * kChannels;
+  for (int c = 0; c < kChannels; c++) {
+    const double first = above[near_x + c] + (above[far_x + c] - above[near_x + c]) * dx;
+    const double second = below[near_x + c] + (below[far_x + c] - below[near_x + c]) * dx;
+    out[c] = clip_byte(static_cast<int>(first + (second - first) * dy));
+  }
 }
 
 // The same for a shear or translation along one axis, in double as Pillow has it: before, start, end, after are the

@@ -197,7 +197,7 @@ DEIT_FAST_HD void twin_operation(Block& block, TwinShared& shared, int size, int
     } else if (operation == kGaussianBlur) {
       dst[i] = twin_box(src, size, x, y, c, box, pass < 3);
     } else if (operation == kRotate) {
-      dst[i] = sample_byte(src, size, map, x, y, c, fill_byte(c), false);
+      dst[i] = sample_byte(src, size, map, x, y, c, fill_byte(c));
     } else {
       dst[i] = twin_shift(src, size, map, x, y, c, fill_byte(c), operation == kShearX || operation == kTranslateX);
     }
