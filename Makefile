@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all check bench clean
+# What the native operators are compiled against: there before the package itself is built.
+NATIVE := nvidia-dali-cuda120 nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl
+
+.PHONY: demo test test-all check bench fuzz clean
 
 demo: $(INSTALLED)  ## the whole way on real images, a few minutes on 2 cores
 	$(BIN)/deit-fast demo
@@ -27,11 +30,14 @@ bench: $(INSTALLED)  ## throughput of loader and step on this machine, held agai
 	$(BIN)/deit-fast bench loader --against timm,torchvision
 	$(BIN)/deit-fast bench step --runtime.batch_size_per_device 16 --mix.group_size 16
 
+fuzz: $(INSTALLED)  ## native operators under AddressSanitizer and UBSan: 10,000 broken JPEGs; then leaks over 100,000 images
+	$(BIN)/python -m deit_fast.dali_pipelines.native.fuzz --files 10000 --images 100000
+
 # An editable install maps four folders into one package (setup.py); its own build runs in the same environment.
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else 'deit-fast needs Python 3.10-3.13, found ' + sys.version.split()[0] + '; set PYTHON=python3.12')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel $(NATIVE)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[cuda12,demo,dev]"
 	touch $@
 

@@ -1,13 +1,15 @@
-"""Packaging: four folders at the top, one importable package.
+"""Packaging: four folders at the top, one importable package, and native operators where they can be compiled.
 
 `package_dir` maps the folders into the `deit_fast` namespace, because top-level packages called `kernels` or
 `benchmarks` would collide with others of that name on the user's machine.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 MAPPED = ("dali_pipelines", "kernels", "benchmarks")
@@ -17,6 +19,25 @@ package_dir = {"deit_fast": "deit_fast"}
 for folder in MAPPED:
     package_dir[f"deit_fast.{folder}"] = folder
     packages += [f"deit_fast.{folder}"] + [f"deit_fast.{folder}.{sub}" for sub in find_packages(folder)]
+
+NATIVE = "deit_fast.dali_pipelines.native"
+spec = importlib.util.spec_from_file_location("native_build", ROOT / "dali_pipelines/native/build.py")
+native_build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native_build)  # by its path: the package is not installed yet
+
+
+class BuildNative(build_ext):
+    """Compiles the native DALI operators; where that cannot be, says what is lost and goes on."""
+
+    def get_ext_filename(self, fullname):
+        return str(Path(*fullname.split(".")[:-1], native_build.PLUGIN))
+
+    def build_extension(self, ext):
+        try:
+            native_build.build(Path(self.get_ext_fullpath(ext.name)).parent, Path(self.build_temp) / "native")
+        except native_build.NotBuildableError as error:
+            self.warn(f"native DALI operators not built: {error}. data.backend graph does the same at more CPU time")
+
 
 version = re.search(r'__version__ = "([^"]+)"', (ROOT / "deit_fast/__init__.py").read_text()).group(1)
 
@@ -30,7 +51,13 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=packages,
     package_dir=package_dir,
-    package_data={"deit_fast": ["py.typed", "recipes/*.yaml"], "deit_fast.kernels": ["budget.yaml"]},
+    package_data={
+        "deit_fast": ["py.typed", "recipes/*.yaml"],
+        "deit_fast.kernels": ["budget.yaml"],
+        NATIVE: ["*.h", "*.cc", "*.cu", "*.json", "*.cubin", "*.ptx"],
+    },
+    ext_modules=[Extension(f"{NATIVE}.{Path(native_build.PLUGIN).stem}", sources=[], optional=True)],
+    cmdclass={"build_ext": BuildNative},
     install_requires=[
         "torch>=2.9",
         "torchvision",
@@ -46,6 +73,8 @@ setup(
         # The two DALI wheels write the same files: install exactly one of them.
         "cuda12": ["nvidia-dali-cuda120>=2.0"],
         "cuda13": ["nvidia-dali-cuda130>=2.0"],
+        # Headers for the native operators; install them, and DALI, before the package itself.
+        "native": list(native_build.CUDA_HEADERS),
         "demo": ["scikit-learn", "pillow"],
         "report": ["matplotlib"],
         "object-store": ["fsspec", "s3fs"],

@@ -10,7 +10,7 @@ import torch
 from nvidia.dali import Pipeline, types
 
 from .image_set import ImageSet
-from .native_graph import Backend, choose_backend
+from .native_graph import Backend, choose_backend, undecodable
 from .policy import build_policy
 from .read_ahead import ReadAhead
 from .sampler import TrainSampler, ValidationSampler
@@ -87,7 +87,10 @@ class _Loader:
 
         BadImageError, naming the first, when bad ones are to stop the run.
         """
-        bad = unreadable_images(self.images, np.unique(images).tolist())
+        distinct = np.unique(images).tolist()
+        bad = unreadable_images(self.images, distinct)
+        if not bad and self.backend == "native":
+            bad = undecodable(self.images, distinct)
         if not bad:
             raise error
         files = [self.images.name(image) for image in bad]

@@ -8,15 +8,23 @@ own pixels.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from nvidia.dali import fn, types
 
+from .decode import decode
+from .image_set import ImageSet
+from .native.direct import DecodeError, is_plain_jpeg
+from .native.direct import decode as decode_jpeg
 from .native.plugin import NativeUnavailableError, decodes_jpeg, is_available, load_plugin, simd_level
 from .operations import Node
 from .train_augment import TrainAugment
 
 Backend = Literal["auto", "graph", "native"]
+
 
 OUTPUTS = {types.FLOAT: "float32", types.FLOAT16: "float16", types.UINT16: "bfloat16"}
 """DALI has no bfloat16: its bits come out as uint16."""
@@ -41,24 +49,38 @@ def choose_backend(backend: Backend, device: str) -> Literal["graph", "native"]:
     return backend
 
 
+def _operators() -> Any:
+    """The plugin's module, which DALI makes as the plugin is loaded."""
+    load_plugin()
+    return fn.deit_fast  # type: ignore[attr-defined]
+
+
 def crop_native(encoded: Node, inputs: list[Node], **options: Any) -> Node:
     """uint8 HWC views of the files; what the operator does not decode itself comes from DALI's decoder."""
-    load_plugin()
+    native = _operators()
     options["simd"] = simd_level()
     if not decodes_jpeg():
-        return fn.deit_fast.crop(decode_any(encoded), *inputs, **options)
-    if fn.deit_fast.is_plain_jpeg(encoded):
-        images = fn.deit_fast.crop(encoded, *inputs, **options)
+        return native.crop(decode(encoded, "cpu"), *inputs, **options)
+    if native.is_plain_jpeg(encoded):
+        images = native.crop(encoded, *inputs, **options)
     else:
-        images = fn.deit_fast.crop(decode_any(encoded), *inputs, **options)
+        images = native.crop(decode(encoded, "cpu"), *inputs, **options)
     return images
 
 
-def decode_any(encoded: Node) -> Node:
-    """Whatever DALI reads, as Pillow decodes it."""
-    return fn.decoders.image(
-        encoded, output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True, device="cpu"
-    )
+def undecodable(images: ImageSet, which: Iterable[int]) -> list[int]:
+    """Those of the images that the native decoder takes for its own and then cannot decode, where DALI's can."""
+    found = []
+    for image in which:
+        fed = images.feed(image).tobytes()
+        encoded = Path(os.fsdecode(fed)).read_bytes() if images.feeds == "path" else fed
+        if not (decodes_jpeg() and is_plain_jpeg(encoded)):
+            continue
+        try:
+            decode_jpeg(encoded)
+        except DecodeError:
+            found.append(image)
+    return found
 
 
 def train_view(encoded: Node, given: dict[str, Node], augment: TrainAugment, dtype: types.DALIDataType) -> Node:
@@ -73,7 +95,7 @@ def train_view(encoded: Node, given: dict[str, Node], augment: TrainAugment, dty
         rectangles += [given[f"erased {k}"], given[f"erase anchor {k}"], given[f"erase shape {k}"]]
         if augment.normalize:
             rectangles.append(given[f"erase content {k}"])
-    return fn.deit_fast.augment(
+    return _operators().augment(
         images,
         given["operations"],
         given["arguments"],
@@ -96,4 +118,4 @@ def validation_view(
 ) -> Node:
     """From the file's bytes to torchvision's Resize(shorter_px) and CenterCrop(image_size_px), normalised, HWC."""
     images = crop_native(encoded, [], size=image_size_px, mode="center", shorter=shorter_px)
-    return fn.deit_fast.augment(images, mean=mean, std=std, output=OUTPUTS[dtype], simd=simd_level())
+    return _operators().augment(images, mean=mean, std=std, output=OUTPUTS[dtype], simd=simd_level())

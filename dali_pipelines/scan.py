@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
+from .decode import decode, read
 from .image_set import ImageSet
 from .operations import Node
 from .read_ahead import ReadAhead
-from .train_graph import decode, read
 from .unreadable import unreadable_images
 
 BATCH = 64

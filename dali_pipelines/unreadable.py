@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from nvidia.dali import Pipeline, fn, pipeline_def, types
 
+from .decode import decode, read
 from .image_set import ImageSet
 from .operations import Node
 from .philox import Stream, uniforms
-from .train_graph import decode, read
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from nvidia.dali import math as dali_math
 
 from . import native_graph
 from .augment import normalize
+from .decode import decode, decode_device, read
 from .image_set import Feeds
 from .operations import Node
 from .resize import resize_bicubic, shorter_side_to
-from .train_graph import decode, decode_device, read
 from .train_inputs import Source
 
 

@@ -143,6 +143,13 @@ def test_neither_threads_nor_the_starting_step_nor_the_split_nor_shared_decoding
     assert not found
 
 
+def test_without_a_jpeg_library_dalis_decoder_gives_the_same_pixels(images, monkeypatch):
+    whole = take(images, 2)
+    monkeypatch.setattr(native_graph, "decodes_jpeg", lambda: False)
+    for (ours, _), (theirs, _) in zip(take(images, 2), whole, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("level", plugin.simd_levels() if plugin.is_available() else [])
 def test_levels_give_the_same_batch(images, level, monkeypatch):
     ((fastest, _),) = take(images, 1)

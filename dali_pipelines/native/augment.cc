@@ -115,8 +115,8 @@ void Augmenter::flush() {
   pending_ = false;
 }
 
-// Of the image as it is once the pending table is applied. Two sets of counts, since an increment waits for the one before
-// it on the same value.
+// Of the image as it is once the pending table is applied. Two sets of counts, since an increment waits for the one
+// before it on the same value.
 void Augmenter::histogram(uint32_t counts[3][256]) {
   uint32_t raw[2][3][256] = {};
   const uint8_t* p = pixels();

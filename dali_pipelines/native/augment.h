@@ -8,9 +8,9 @@
 namespace deit_fast {
 
 struct AugmentSpec {
-  int size;        // side of the square image
-  bool bilinear;   // geometry: Pillow's bilinear in place of its bicubic
-  bool planar;     // NCHW in place of NHWC
+  int size;       // side of the square image
+  bool bilinear;  // geometry: Pillow's bilinear in place of its bicubic
+  bool planar;    // NCHW in place of NHWC
   OutputType type;
   float scale[3];  // of bytes: out = byte * scale + shift
   float shift[3];

@@ -8,7 +8,7 @@ namespace deit_fast {
 
 namespace {
 
-constexpr uint8_t kFill[3] = {124, 116, 104};  // ImageNet's mean colour, which timm hands to Pillow
+constexpr uint8_t kFill[3] = {fill_byte(0), fill_byte(1), fill_byte(2)};
 constexpr int kTapsPx = 4;
 constexpr int kTransposeBlock = 16;
 
@@ -26,8 +26,8 @@ void pad_row(const uint8_t* row, int size, int pad, uint8_t* padded) {
   std::memcpy(padded + pad * kChannels, row, size * kChannels);
 }
 
-// What one axis of a map does to a line whose pixels all move by the same way: output pixels [begin, end) have their source
-// inside, and the four taps of output x start at x + offset.
+// What one axis of a map does to a line whose pixels all move by the same way: output pixels [begin, end) have their
+// source inside, and the four taps of output x start at x + offset.
 struct LineShift {
   int begin, end, offset;
   int32_t weights[kTapsPx];
@@ -48,8 +48,8 @@ struct LineShift {
   }
 };
 
-// One line of pixels through a LineShift, by Pillow's truncation. Fixed point is off by less than kNear, which matters where
-// the true result lies next to a whole number: there Pillow's own double arithmetic decides.
+// One line of pixels through a LineShift, by Pillow's truncation. Fixed point is off by less than kNear, which matters
+// where the true result lies next to a whole number: there Pillow's own double arithmetic decides.
 template <class Source>
 void shift_line(const Kernels& kernels, const LineShift& line, const uint8_t* const rows[kTapsPx], int bytes,
                 const Source& source_of_byte, uint8_t* scratch, uint8_t* out) {
@@ -66,9 +66,7 @@ void shift_line(const Kernels& kernels, const LineShift& line, const uint8_t* co
     if (before == start && start == end && end == after) {
       out[i] = static_cast<uint8_t>(start);
     } else {
-      const double position = source_of_byte(i) - 0.5;
-      const double value = cubic<double>(before, start, end, after, position - std::floor(position));
-      out[i] = clip_byte(static_cast<int>(std::floor(value)));
+      out[i] = shifted_byte(before, start, end, after, source_of_byte(i) - 0.5);
     }
   }
 }
@@ -81,8 +79,7 @@ void Augmenter::geometry(int operation, double argument) {
   if (spec_.bilinear) {
     uint8_t* out = target();
     for (int y = 0; y < size; y++)
-      for (int x = 0; x < size; x++, out += kChannels)
-        for (int c = 0; c < kChannels; c++) out[c] = sample_byte(pixels(), size, map, x, y, c, kFill[c], true);
+      for (int x = 0; x < size; x++, out += kChannels) bilinear_pixel(pixels(), size, map, x, y, out);
     return swap();
   }
   switch (operation) {
@@ -136,8 +133,7 @@ void Augmenter::shift_columns(double shift) {
     }
     const uint8_t* rows[kTapsPx];
     for (int k = 0; k < kTapsPx; k++) rows[k] = pixels() + clamp_int(y + line.offset + k, 0, size - 1) * stride;
-    shift_line(
-        *kernels_, line, rows, stride, [&](int) { return source(y); }, padded_.data(), out);
+    shift_line(*kernels_, line, rows, stride, [&](int) { return source(y); }, padded_.data(), out);
   }
   swap();
 }

@@ -29,7 +29,9 @@ SOURCES = (
     "augment_geometry",
     "jpeg",
     "c_api",
-    "operators",
+    "twins_host",
+    "operator_crop",
+    "operator_augment",
 )
 LEVEL_FLAGS = {
     "kernels_avx2": ["-mavx2", "-mf16c"],

@@ -35,8 +35,8 @@ int deit_fast_is_plain_jpeg(const uint8_t* bytes, size_t size) { return is_plain
 
 void deit_fast_load_jpeg(const char* path, char* error, int room) { put(load_jpeg_library(path), error, room); }
 
-// Resizes the crop `box` (top, left, height, width) of an image [.., width, 3] to `out_height` x `out_width`, of which a
-// window of size x size from (top, left) on comes out.
+// Resizes the crop `box` (top, left, height, width) of an image [.., width, 3] to `out_height` x `out_width`, of which
+// a window of size x size from (top, left) on comes out.
 void deit_fast_resize(const char* level_name, const uint8_t* pixels, int width, const int* box, int out_height,
                       int out_width, int top, int left, int size, int flip, int linear, uint8_t* out) {
   Resizer resizer;

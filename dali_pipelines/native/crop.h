@@ -1,4 +1,5 @@
-// Which part of an image a view shows; all in the arithmetic of the graph backend (train_graph.py, validation_graph.py).
+// Which part of an image a view shows; all in the arithmetic of the graph backend (train_graph.py,
+// validation_graph.py).
 #pragma once
 
 #include <cmath>

@@ -1,7 +1,6 @@
 #include "filters.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace deit_fast {
 
@@ -34,12 +33,9 @@ void Filters::set(int output, int start, const int32_t* weights, int count) {
 Taps Filters::at(int output) const {
   size_t at = static_cast<size_t>(output) * stride_;
   int count = (counts_[output] + 3) / 4 * 4;
-  return {starts_[output],
-          count,
-          weights_.data() + at,
-          high_.data() + at,
-          low_.data() + at,
-          {bytes_[0].data() + at, bytes_[1].data() + at, bytes_[2].data() + at}};
+  return {starts_[output],      count,
+          weights_.data() + at, high_.data() + at,
+          low_.data() + at,     {bytes_[0].data() + at, bytes_[1].data() + at, bytes_[2].data() + at}};
 }
 
 int Filters::first() const { return *std::min_element(starts_.begin(), starts_.end()); }
@@ -50,51 +46,18 @@ int Filters::end() const {
   return last;
 }
 
-namespace {
-
-// a = -0.5, unlike in Pillow's affine transform.
-double cubic_kernel(double x) {
-  x = std::fabs(x);
-  if (x < 1.0) return (1.5 * x - 2.5) * x * x + 1;
-  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * -0.5;
-  return 0.0;
-}
-
-double linear_kernel(double x) {
-  x = std::fabs(x);
-  return x < 1.0 ? 1.0 - x : 0.0;
-}
-
-int mirrored(int position, int out) {
-  if (position < 0) position = -position;
-  if (position >= out) position = 2 * (out - 1) - position;
-  return clamp_int(position, 0, out - 1);
-}
-
-}  // namespace
-
-void pillow_filters(int in, int out, int first, int count, bool reversed, Interpolation interpolation, Filters* filters) {
-  double scale = static_cast<double>(in) / out, filter_scale = std::max(scale, 1.0);
-  double support = (interpolation == Interpolation::kCubic ? 2.0 : 1.0) * filter_scale, inverse = 1.0 / filter_scale;
-  int most = static_cast<int>(std::ceil(support)) * 2 + 1;
-  filters->reset(count, most);
-  std::vector<double> exact(most);
-  std::vector<int32_t> weights(most);
+void pillow_filters(int in, int out, int first, int count, bool reversed, Interpolation interpolation,
+                    Filters* filters) {
+  const FilterAxis axis = {in, out, interpolation};
+  filters->reset(count, axis.most_taps());
+  std::vector<double> exact(axis.most_taps());
+  std::vector<int32_t> weights(axis.most_taps());
   for (int i = 0; i < count; i++) {
-    double center = (mirrored(first + i, out) + 0.5) * scale;
-    int start = std::max(static_cast<int>(center - support + 0.5), 0);
-    int taps = std::min(static_cast<int>(center + support + 0.5), in) - start;
+    const FilterSpan span = filter_span(axis, first + i);
     double sum = 0;
-    for (int k = 0; k < taps; k++) {
-      double x = (k + start - center + 0.5) * inverse;
-      exact[k] = interpolation == Interpolation::kCubic ? cubic_kernel(x) : linear_kernel(x);
-      sum += exact[k];
-    }
-    for (int k = 0; k < taps; k++) {
-      double weight = exact[k] / sum * kWeightOne;
-      weights[k] = static_cast<int32_t>(weight + (weight < 0 ? -0.5 : 0.5));
-    }
-    filters->set(reversed ? count - 1 - i : i, start, weights.data(), taps);
+    for (int k = 0; k < span.count; k++) sum += exact[k] = filter_value(axis, span, k);
+    for (int k = 0; k < span.count; k++) weights[k] = fixed_weight(exact[k], sum);
+    filters->set(reversed ? count - 1 - i : i, span.start, weights.data(), span.count);
   }
 }
 

@@ -1,17 +1,19 @@
-// Filters of integer weights, one for each output: Pillow's resampling along an axis, and the four taps of a shifted row.
+// Filters of integer weights, one for each output: Pillow's resampling along an axis, and the four taps of a shifted
+// row.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "pixels.h"
+#include "filter_math.h"
 
 namespace deit_fast {
 
 // One filter. `count` is a multiple of 4: weights beyond the true ones are 0.
 //
-// SIMD multiplies at most 16 bits by 16 (AVX2) or 8 by 8 (VNNI), so each weight of 23 bits and sign also comes in parts:
-// weight = high * 2^11 + low = byte2 * 2^16 + byte1 * 2^8 + byte0. The products are then summed part by part, exactly.
+// SIMD multiplies at most 16 bits by 16 (AVX2) or 8 by 8 (VNNI), so each weight of 23 bits and sign also comes in
+// parts: weight = high * 2^11 + low = byte2 * 2^16 + byte1 * 2^8 + byte0. The products are then summed part by part,
+// exactly.
 struct Taps {
   int start, count;
   const int32_t* weights;
@@ -39,10 +41,10 @@ class Filters {
   std::vector<int8_t> bytes_[3];
 };
 
-enum class Interpolation { kCubic, kLinear };
-
-// Pillow's antialiased filters from `in` to `out` pixels, for the outputs from `first` on, `count` of them; positions below
-// 0 and from `out` on are mirrored about the edge pixels. reversed: the last of them first, which flips the image.
-void pillow_filters(int in, int out, int first, int count, bool reversed, Interpolation interpolation, Filters* filters);
+// Pillow's antialiased filters from `in` to `out` pixels, for the outputs from `first` on, `count` of them; positions
+// below 0 and from `out` on are mirrored about the edge pixels. reversed: the last of them first, which flips the
+// image.
+void pillow_filters(int in, int out, int first, int count, bool reversed, Interpolation interpolation,
+                    Filters* filters);
 
 }  // namespace deit_fast

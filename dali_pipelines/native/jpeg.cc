@@ -4,13 +4,13 @@
 #include <cstring>
 #include <stdexcept>
 
-#if __has_include(<jpeglib.h>)
+#if __has_include(<jpeglib.h>) && !defined(DEIT_FAST_NO_JPEG)
+#include <dlfcn.h>
+#include <jpeglib.h>
+
 #include <csetjmp>
 #include <cstddef>
 #include <cstdio>
-
-#include <dlfcn.h>
-#include <jpeglib.h>
 #define DEIT_FAST_HAS_JPEG 1
 #endif
 
@@ -28,7 +28,7 @@ bool is_plain_jpeg(const uint8_t* bytes, size_t size) {
     }
     const size_t length = bytes[at + 2] << 8 | bytes[at + 3];
     if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) {  // a frame header
-      if (marker > 0xc2 || at + 10 > size) return false;                                            // not Huffman-coded
+      if (marker > 0xc2 || at + 10 > size) return false;                                           // not Huffman-coded
       const size_t height = bytes[at + 5] << 8 | bytes[at + 6], width = bytes[at + 7] << 8 | bytes[at + 8];
       const int components = bytes[at + 9];
       if (bytes[at + 4] != 8 || !height || !width || height * width > kMostPixels) return false;

@@ -55,26 +55,4 @@ const Kernels* find_level(const char* name) {
   return nullptr;
 }
 
-uint16_t to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-uint16_t to_half(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
-  if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
-  if (magnitude < 0x38800000) {  // subnormal: adding 0.5 leaves the rounded half in the lowest bits
-    float shifted;
-    std::memcpy(&shifted, &magnitude, 4);
-    shifted += 0.5f;
-    std::memcpy(&magnitude, &shifted, 4);
-    return static_cast<uint16_t>(sign | (magnitude - 0x3f000000));
-  }
-  magnitude += 0xfff + ((magnitude >> 13) & 1) - (112u << 23);
-  return static_cast<uint16_t>(sign | (magnitude >> 13));
-}
-
 }  // namespace deit_fast

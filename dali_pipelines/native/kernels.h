@@ -10,13 +10,11 @@
 
 namespace deit_fast {
 
-enum class OutputType : int { kUint8 = 0, kFloat16, kBfloat16, kFloat32 };
-
 struct Kernels {
   const char* name;
 
-  // Pillow's horizontal pass over rows of RGB bytes. Rows are `width_px` wide; `dst` rows need room for one byte more than
-  // three for each filter, since pixels are stored four bytes at a time.
+  // Pillow's horizontal pass over rows of RGB bytes. Rows are `width_px` wide; `dst` rows need room for one byte more
+  // than three for each filter, since pixels are stored four bytes at a time.
   void (*filter_columns)(const uint8_t* src, ptrdiff_t src_stride, int width_px, int rows, const Filters& filters,
                          int origin, uint8_t* dst, ptrdiff_t dst_stride);
 
@@ -50,9 +48,5 @@ int level_count();
 const Kernels* level(int index);
 // By name; "auto" is the fastest. nullptr for a level that is not here.
 const Kernels* find_level(const char* name);
-
-// Round to nearest even: what the hardware's conversions do.
-uint16_t to_half(float value);
-uint16_t to_bfloat16(float value);
 
 }  // namespace deit_fast

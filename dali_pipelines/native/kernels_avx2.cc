@@ -31,8 +31,8 @@ struct TwelveFloats {
   }
 };
 
-// The four rows at once, then the four columns of the result; by shuffles, since reading a vector back from memory at another
-// offset than it was written at waits for the store to retire (1.7 ms an image in place of 0.5).
+// The four rows at once, then the four columns of the result; by shuffles, since reading a vector back from memory at
+// another offset than it was written at waits for the store to retire (1.7 ms an image in place of 0.5).
 static inline void warp_inner(const uint8_t* corner, int stride, float dx, float dy, uint8_t* dst) {
   const TwelveFloats a(corner), b(corner + stride), c(corner + 2 * stride), d(corner + 3 * stride);
   const __m256 early = cubic(a.early, b.early, c.early, d.early, _mm256_set1_ps(dy));
@@ -40,7 +40,8 @@ static inline void warp_inner(const uint8_t* corner, int stride, float dx, float
   const __m256 from_three = _mm256_permutevar8x32_ps(early, _mm256_setr_epi32(3, 4, 5, 6, 6, 7, 0, 0));
   const __m128 third = _mm_movelh_ps(_mm256_extractf128_ps(from_three, 1), late);
   const __m128 fourth = _mm_shuffle_ps(late, late, _MM_SHUFFLE(3, 3, 2, 1));
-  store_pixel(cubic(_mm256_castps256_ps128(early), _mm256_castps256_ps128(from_three), third, fourth, _mm_set1_ps(dx)), dst);
+  store_pixel(cubic(_mm256_castps256_ps128(early), _mm256_castps256_ps128(from_three), third, fourth, _mm_set1_ps(dx)),
+              dst);
 }
 
 #include "kernels_loops.h"
@@ -62,8 +63,8 @@ static inline __m256i two_loads(const uint8_t* first, const uint8_t* second) {
 }
 
 // Two rows, one in each half of a register.
-static inline void filter_columns_of_two(const uint8_t* first, const uint8_t* second, const Filters& filters, int origin,
-                                         uint8_t* dst, uint8_t* next) {
+static inline void filter_columns_of_two(const uint8_t* first, const uint8_t* second, const Filters& filters,
+                                         int origin, uint8_t* dst, uint8_t* next) {
   const __m256i bias = _mm256_set1_epi32(kWeightOne / 2);
   const __m256i early = _mm256_broadcastsi128_si256(  // taps 0 and 1 of each channel, as words
       _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
@@ -96,8 +97,9 @@ static void filter_columns(const uint8_t* src, ptrdiff_t src_stride, int width_p
   for (; y + 2 <= rows; y += 2)
     filter_columns_of_two(src + y * src_stride, src + (y + 1) * src_stride, filters, origin, dst + y * dst_stride,
                           dst + (y + 1) * dst_stride);
-  if (y < rows) filter_columns_plain(src + y * src_stride, src_stride, width_px, 1, filters, origin, dst + y * dst_stride,
-                                     dst_stride);
+  if (y < rows)
+    filter_columns_plain(src + y * src_stride, src_stride, width_px, 1, filters, origin, dst + y * dst_stride,
+                         dst_stride);
 }
 
 static void filter_rows(const uint8_t* const* rows, const Taps& taps, int bytes, int32_t bias, uint8_t* dst) {
@@ -130,7 +132,7 @@ static void lookup(uint8_t* pixels, int count_px, const uint8_t table[3][256]) {
 }
 
 extern const Kernels kKernels;
-const Kernels kKernels = {"avx2", filter_columns, filter_rows, warp,   color,     luma_sum,
-                          sharpen, box_rows, lookup, normalize, store};
+const Kernels kKernels = {"avx2",  filter_columns, filter_rows, warp,      color, luma_sum,
+                          sharpen, box_rows,       lookup,      normalize, store};
 
 }  // namespace deit_fast::avx2

@@ -32,10 +32,12 @@ static inline __m128 lanes_from(__m512 all) {
 
 // The four rows at once, then the four columns of the result.
 static inline void warp_inner(const uint8_t* corner, int stride, float dx, float dy, uint8_t* dst) {
-  const __m512 columns = cubic(sixteen_floats(corner), sixteen_floats(corner + stride),
-                               sixteen_floats(corner + 2 * stride), sixteen_floats(corner + 3 * stride), _mm512_set1_ps(dy));
+  const __m512 columns =
+      cubic(sixteen_floats(corner), sixteen_floats(corner + stride), sixteen_floats(corner + 2 * stride),
+            sixteen_floats(corner + 3 * stride), _mm512_set1_ps(dy));
   store_pixel(cubic(lanes_from<0>(columns), lanes_from<3>(columns), lanes_from<6>(columns), lanes_from<9>(columns),
-                    _mm_set1_ps(dx)), dst);
+                    _mm_set1_ps(dx)),
+              dst);
 }
 
 #include "kernels_loops.h"
@@ -85,8 +87,9 @@ static void filter_columns(const uint8_t* src, ptrdiff_t src_stride, int width_p
   int y = 0;
   for (; y + 4 <= rows; y += 4)
     filter_columns_of_four(src + y * src_stride, src_stride, filters, origin, dst + y * dst_stride, dst_stride);
-  if (y < rows) filter_columns_plain(src + y * src_stride, src_stride, width_px, rows - y, filters, origin,
-                                     dst + y * dst_stride, dst_stride);
+  if (y < rows)
+    filter_columns_plain(src + y * src_stride, src_stride, width_px, rows - y, filters, origin, dst + y * dst_stride,
+                         dst_stride);
 }
 
 static void filter_rows(const uint8_t* const* rows, const Taps& taps, int bytes, int32_t bias, uint8_t* dst) {
@@ -148,7 +151,7 @@ static void lookup(uint8_t* pixels, int count_px, const uint8_t table[3][256]) {
 }
 
 extern const Kernels kKernels;
-const Kernels kKernels = {"avx512", filter_columns, filter_rows, warp,   color,     luma_sum,
-                          sharpen, box_rows, lookup, normalize, store};
+const Kernels kKernels = {"avx512", filter_columns, filter_rows, warp,      color, luma_sum,
+                          sharpen,  box_rows,       lookup,      normalize, store};
 
 }  // namespace deit_fast::avx512

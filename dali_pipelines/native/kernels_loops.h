@@ -1,8 +1,8 @@
 // Loops that the compiler vectorises for each level; included by kernels_*.cc within a namespace of its own.
 //
-// A level first defines halves_of(values, out, count) and warp_inner(corner, stride, dx, dy, dst): the pixel whose 4 x 4 taps
-// start at corner, where 16 bytes of each of the four rows can be read. Nothing here may instantiate a library template: its
-// copy compiled for AVX-512 could end up serving all levels.
+// A level first defines halves_of(values, out, count) and warp_inner(corner, stride, dx, dy, dst): the pixel whose 4 x
+// 4 taps start at corner, where 16 bytes of each of the four rows can be read. Nothing here may instantiate a library
+// template: its copy compiled for AVX-512 could end up serving all levels.
 
 constexpr int kNormalizeBlock = 48;  // bytes: whole pixels, and whole vectors of 16
 
@@ -13,11 +13,7 @@ static void store(const float* values, int count, OutputType type, void* out, in
     halves_of(values, static_cast<uint16_t*>(out) + at, count);
   } else {
     uint16_t* target = static_cast<uint16_t*>(out) + at;
-    for (int i = 0; i < count; i++) {
-      uint32_t bits;
-      __builtin_memcpy(&bits, values + i, 4);
-      target[i] = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-    }
+    for (int i = 0; i < count; i++) target[i] = to_bfloat16(values[i]);
   }
 }
 
@@ -89,8 +85,8 @@ static void box_rows(const uint8_t* const* rows, const BlurBox& box, int bytes, 
   }
 }
 
-// Positions of a run of pixels come first, in loops of their own: mixed with the taps, conversions between registers of double
-// and float tie each pixel to the one before it (1.0 ms an image in place of 0.5).
+// Positions of a run of pixels come first, in loops of their own: mixed with the taps, conversions between registers of
+// double and float tie each pixel to the one before it (1.0 ms an image in place of 0.5).
 static void warp(const uint8_t* src, int size, const Affine& affine, const uint8_t fill[3], uint8_t* dst) {
   constexpr int kRun = 64;
   const Affine map = affine;
@@ -112,7 +108,7 @@ static void warp(const uint8_t* src, int size, const Affine& affine, const uint8
         if (corners[i] >= 0) {
           warp_inner(src + corners[i], stride, dx[i], dy[i], dst);
         } else {
-          for (int c = 0; c < kChannels; c++) dst[c] = sample_byte(src, size, map, begin + i, y, c, fill[c], false);
+          for (int c = 0; c < kChannels; c++) dst[c] = sample_byte(src, size, map, begin + i, y, c, fill[c]);
         }
       }
     }
@@ -121,8 +117,9 @@ static void warp(const uint8_t* src, int size, const Affine& affine, const uint8
 
 static inline uint8_t weighted_byte(int32_t sum) { return clip_byte(sum >> kWeightBits); }
 
-[[maybe_unused]] static void filter_columns_plain(const uint8_t* src, ptrdiff_t src_stride, int width_px, int rows, const Filters& filters,
-                                 int origin, uint8_t* dst, ptrdiff_t dst_stride) {
+[[maybe_unused]] static void filter_columns_plain(const uint8_t* src, ptrdiff_t src_stride, int width_px, int rows,
+                                                  const Filters& filters, int origin, uint8_t* dst,
+                                                  ptrdiff_t dst_stride) {
   for (int y = 0; y < rows; y++) {
     for (int x = 0; x < filters.outputs(); x++) {
       Taps taps = filters.at(x);
@@ -136,8 +133,8 @@ static inline uint8_t weighted_byte(int32_t sum) { return clip_byte(sum >> kWeig
   }
 }
 
-[[maybe_unused]] static void filter_rows_plain(const uint8_t* const* rows, const Taps& taps, int begin, int bytes, int32_t bias,
-                              uint8_t* dst) {
+[[maybe_unused]] static void filter_rows_plain(const uint8_t* const* rows, const Taps& taps, int begin, int bytes,
+                                               int32_t bias, uint8_t* dst) {
   for (int i = begin; i < bytes; i++) {
     int32_t sum = bias;
     for (int k = 0; k < taps.count; k++) sum += taps.weights[k] * rows[k][i];

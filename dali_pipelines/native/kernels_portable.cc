@@ -27,7 +27,7 @@ static void lookup(uint8_t* pixels, int count_px, const uint8_t table[3][256]) {
 }
 
 extern const Kernels kKernels;
-const Kernels kKernels = {"portable", filter_columns_plain, filter_rows, warp,   color,     luma_sum,
-                          sharpen, box_rows, lookup, normalize, store};
+const Kernels kKernels = {
+    "portable", filter_columns_plain, filter_rows, warp, color, luma_sum, sharpen, box_rows, lookup, normalize, store};
 
 }  // namespace deit_fast::portable

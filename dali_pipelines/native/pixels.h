@@ -1,11 +1,13 @@
 // Pillow's arithmetic on single pixels, positions and tables, written once for the CPU and for CUDA.
 //
-// Everything here is plain scalar code with a fixed order of operations, so that every compiler and device gives the same
-// bits. Build with -ffp-contract=off (nvcc: --fmad=false): a fused multiply-add would round once where Pillow rounds twice.
+// Everything here is plain scalar code with a fixed order of operations, so that every compiler and device gives the
+// same bits. Build with -ffp-contract=off (nvcc: --fmad=false): a fused multiply-add would round once where Pillow
+// rounds twice.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 // Always inlined: were there a copy of its own, the linker might give all callers the one compiled for AVX-512.
 #ifdef __CUDACC__
@@ -39,11 +41,18 @@ enum Operation : int {
   kOperationCount,
 };
 
+enum class OutputType : int { kUint8 = 0, kFloat16, kBfloat16, kFloat32 };
+
 constexpr int kChannels = 3;
 constexpr int kWeightBits = 22;  // Pillow's fixed point: 32 bits less 8 of the result and 2 of overflow
 constexpr int kWeightOne = 1 << kWeightBits;
 
 DEIT_FAST_HD int clamp_int(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
+
+// What geometric operations put outside the image: ImageNet's mean colour (124, 116, 104), which timm hands to Pillow.
+DEIT_FAST_HD constexpr uint8_t fill_byte(int channel) {
+  return static_cast<uint8_t>(channel == 0 ? 124 : channel == 1 ? 116 : 104);
+}
 
 DEIT_FAST_HD uint8_t clip_byte(int value) { return static_cast<uint8_t>(clamp_int(value, 0, 255)); }
 
@@ -62,7 +71,8 @@ DEIT_FAST_HD int luma(int red, int green, int blue) {
   return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
 }
 
-// ImageFilter.SMOOTH: round(sum / 13), where no sum lies half-way; 40330 / 2^20 is 1 / 26 closely enough for sums to 3315.
+// ImageFilter.SMOOTH: round(sum / 13), where no sum lies half-way; 40330 / 2^20 is 1 / 26 closely enough for sums to
+// 3315.
 DEIT_FAST_HD int smooth_byte(int weighted_sum) { return ((2 * weighted_sum + 13) * 40330) >> 20; }
 
 // Operations that map each byte by itself, from the argument alone.
@@ -113,8 +123,8 @@ DEIT_FAST_HD void equalize_table(const uint32_t histogram[256], uint8_t table[25
   }
 }
 
-// Weights of Pillow's affine bicubic (a = -1) for the pixels -1, 0, 1, 2 around a position, in 1 / kWeightOne; they sum to
-// one exactly, so that even areas stay as they are.
+// Weights of Pillow's affine bicubic (a = -1) for the pixels -1, 0, 1, 2 around a position, in 1 / kWeightOne; they sum
+// to one exactly, so that even areas stay as they are.
 DEIT_FAST_HD void cubic_weights(double fraction, int32_t weights[4]) {
   double d = fraction;
   double exact[4] = {d * (d * (2.0 - d) - 1.0), 1.0 + d * d * (d - 2.0), d * (1.0 + d * (1.0 - d)), d * d * (d - 1.0)};
@@ -161,30 +171,51 @@ DEIT_FAST_HD Affine affine_of(int operation, double argument, int size) {
   }
 }
 
-// One channel of a pixel of the warped image, by Pillow's bicubic or bilinear filter; the fill colour outside. Bicubic in
-// float32 and columns first, as the vectorised kernels have it; bilinear in double and rows first, as Pillow has both.
+// One channel of a pixel of the warped image by Pillow's bicubic filter, the fill colour outside; in float32 and
+// columns first, as the vectorised kernels have it.
 DEIT_FAST_HD uint8_t sample_byte(const uint8_t* pixels, int size, const Affine& map, int x, int y, int channel,
-                                 uint8_t fill, bool bilinear) {
+                                 uint8_t fill) {
   double source_x = map.source_x(x, y), source_y = map.source_y(x, y);
   if (!(source_x >= 0 && source_x < size && source_y >= 0 && source_y < size)) return fill;
   source_x -= 0.5;
   source_y -= 0.5;
   const int left = static_cast<int>(floor(source_x)), top = static_cast<int>(floor(source_y));
-  const double dx = source_x - left, dy = source_y - top;
-  const uint8_t *columns[4], *rows[4];
-  for (int k = 0; k < 4; k++) {
-    columns[k] = pixels + clamp_int(left - 1 + k, 0, size - 1) * kChannels + channel;
-    rows[k] = pixels + static_cast<int64_t>(clamp_int(top - 1 + k, 0, size - 1)) * size * kChannels;
-  }
-  const auto tap = [&](int row, int column) { return columns[column][rows[row] - pixels]; };
-  if (bilinear) {
-    const double above = tap(1, 1) + (tap(1, 2) - tap(1, 1)) * dx, below = tap(2, 1) + (tap(2, 2) - tap(2, 1)) * dx;
-    return clip_byte(static_cast<int>(above + (below - above) * dy));
-  }
+  const float dx = static_cast<float>(source_x - left), dy = static_cast<float>(source_y - top);
   float values[4];
-  for (int k = 0; k < 4; k++)
-    values[k] = cubic<float>(tap(0, k), tap(1, k), tap(2, k), tap(3, k), static_cast<float>(dy));
-  return truncate_byte(cubic(values[0], values[1], values[2], values[3], static_cast<float>(dx)));
+  for (int k = 0; k < 4; k++) {
+    const uint8_t* column = pixels + clamp_int(left - 1 + k, 0, size - 1) * kChannels + channel;
+    float taps[4];
+    for (int j = 0; j < 4; j++) taps[j] = column[clamp_int(top - 1 + j, 0, size - 1) * size * kChannels];
+    values[k] = cubic(taps[0], taps[1], taps[2], taps[3], dy);
+  }
+  return truncate_byte(cubic(values[0], values[1], values[2], values[3], dx));
+}
+
+// A whole pixel by Pillow's bilinear filter, in double and rows first as Pillow has it.
+DEIT_FAST_HD void bilinear_pixel(const uint8_t* pixels, int size, const Affine& map, int x, int y, uint8_t* out) {
+  double source_x = map.source_x(x, y), source_y = map.source_y(x, y);
+  if (!(source_x >= 0 && source_x < size && source_y >= 0 && source_y < size)) {
+    for (int c = 0; c < kChannels; c++) out[c] = fill_byte(c);
+    return;
+  }
+  source_x -= 0.5;
+  source_y -= 0.5;
+  const int left = static_cast<int>(source_x + 1) - 1, top = static_cast<int>(source_y + 1) - 1;  // floors of >= -0.5
+  const double dx = source_x - left, dy = source_y - top;
+  const int near_x = clamp_int(left, 0, size - 1) * kChannels, far_x = clamp_int(left + 1, 0, size - 1) * kChannels;
+  const uint8_t* above = pixels + clamp_int(top, 0, size - 1) * size * kChannels;
+  const uint8_t* below = pixels + clamp_int(top + 1, 0, size - 1) * size * kChannels;
+  for (int c = 0; c < kChannels; c++) {
+    const double first = above[near_x + c] + (above[far_x + c] - above[near_x + c]) * dx;
+    const double second = below[near_x + c] + (below[far_x + c] - below[near_x + c]) * dx;
+    out[c] = clip_byte(static_cast<int>(first + (second - first) * dy));
+  }
+}
+
+// The same for a shear or translation along one axis, in double as Pillow has it: before, start, end, after are the
+// four taps of a source at `position` (pixel centres at whole numbers).
+DEIT_FAST_HD uint8_t shifted_byte(int before, int start, int end, int after, double position) {
+  return clip_byte(static_cast<int>(floor(cubic<double>(before, start, end, after, position - floor(position)))));
 }
 
 // Pillow's box of a Gaussian blur (Gwosdek et al. 2011, three passes): whole radius, weight inside and at the two ends.
@@ -209,6 +240,30 @@ DEIT_FAST_HD BlurBox blur_box(float standard_deviation) {
 
 DEIT_FAST_HD uint8_t box_byte(uint32_t inner_sum, uint32_t edge_sum, const BlurBox& box) {
   return static_cast<uint8_t>((inner_sum * box.inner + edge_sum * box.edge + (1u << 23)) >> 24);
+}
+
+// Round to nearest even, as hardware converts.
+DEIT_FAST_HD uint16_t to_bfloat16(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+DEIT_FAST_HD uint16_t to_half(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  const uint32_t sign = (bits >> 16) & 0x8000;
+  uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
+  if (magnitude < 0x38800000) {  // subnormal: adding 0.5 leaves the rounded half in the lowest bits
+    float shifted;
+    memcpy(&shifted, &magnitude, 4);
+    shifted += 0.5f;
+    memcpy(&magnitude, &shifted, 4);
+    return static_cast<uint16_t>(sign | (magnitude - 0x3f000000));
+  }
+  magnitude += 0xfff + ((magnitude >> 13) & 1) - (112u << 23);
+  return static_cast<uint16_t>(sign | (magnitude >> 13));
 }
 
 }  // namespace deit_fast

@@ -15,8 +15,7 @@ int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
 void Resizer::plan(const ResizeSpec& spec) {
   size_ = spec.size;
-  rows_first_ = spec.in_height > spec.out_height &&
-                spec.in_height - spec.out_height > 2 * (spec.in_width - spec.out_width);
+  rows_first_ = rows_come_first(spec.in_height, spec.in_width, spec.out_height, spec.out_width);
   pillow_filters(spec.in_width, spec.out_width, spec.left, spec.size, spec.flip, spec.interpolation, &columns_);
   pillow_filters(spec.in_height, spec.out_height, spec.top, spec.size, false, spec.interpolation, &rows_);
   narrow_stride_ = round_up(size_ * kChannels + 1, 64);
@@ -26,7 +25,8 @@ Rectangle Resizer::needed() const {
   return {rows_.first(), columns_.first(), rows_.end() - rows_.first(), columns_.end() - columns_.first()};
 }
 
-void Resizer::run(const Kernels& kernels, const uint8_t* pixels, ptrdiff_t stride, const Rectangle& held, uint8_t* out) {
+void Resizer::run(const Kernels& kernels, const uint8_t* pixels, ptrdiff_t stride, const Rectangle& held,
+                  uint8_t* out) {
   const int row_bytes = size_ * kChannels, first = rows_.first(), held_end = held.top + held.height;
   const uint8_t* top = pixels + (first - held.top) * stride;
   if (!rows_first_) {

@@ -1,7 +1,6 @@
 // Pillow's resize, of a window of the result, from pixels of which only the needed part may be there.
 //
-// One axis, bytes in between, then the other. Columns come first, but rows where that leaves far less to do: Pillow's rule
-// since version 13, found by trying sizes.
+// One axis, bytes in between, then the other; which comes first is Pillow's choice (filter_math.h).
 #pragma once
 
 #include <vector>
