@@ -17,6 +17,7 @@ from torchvision import transforms
 from deit_fast.cli import main
 from deit_fast.config import DataConfig
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
+from deit_fast.dali_pipelines.native.plugin import is_available
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
 from deit_fast.dali_pipelines.scan import scan_images
 from deit_fast.dali_pipelines.train_augment import TrainAugment
@@ -108,8 +109,13 @@ def test_the_scan_finds_the_bad_ones_and_says_why(sets):
     }
 
 
+needs_native = pytest.mark.skipif(not is_available(), reason="the native operators are not built")
+on_both_backends = pytest.mark.parametrize("backend", ["graph", pytest.param("native", marks=needs_native)])
+
+
+@on_both_backends
 @pytest.mark.parametrize("source", ["folder", "shards"])
-def test_what_is_read_is_what_pillow_reads(sets, source, caplog):
+def test_what_is_read_is_what_pillow_reads(sets, source, backend, caplog):
     """Within 6 of 255, mean 0.5; bad ones are left out of the scores and named."""
     images, files, names = sets[source, "val"], sets["folder", "val"], file_names(sets, "val")
     loader = ValidationLoader(
@@ -121,6 +127,7 @@ def test_what_is_read_is_what_pillow_reads(sets, source, caplog):
         std=(1.0,) * 3,
         num_threads=1,
         bad_sample="replace",
+        backend=backend,
     )
     with caplog.at_level(logging.WARNING):
         shown = {}
@@ -145,13 +152,15 @@ def test_what_is_read_is_what_pillow_reads(sets, source, caplog):
     assert (shown[names.index("16 bit.png")] - deep).abs().mean() < 1  # scaled to 8 bits; Pillow would saturate
 
 
+@on_both_backends
 @pytest.mark.parametrize("source", ["folder", "shards"])
-def test_training_replaces_the_bad_ones(sets, source):
+def test_training_replaces_the_bad_ones(sets, source, backend):
     """A truncated file is found when a crop reaches what it lacks; the others at the first sight."""
     images, names = sets[source, "train"], file_names(sets, "train")
     sampler = TrainSampler(len(images), global_batch_size=16, group_size=16, repeats=1, seed=0)
     augment = TrainAugment(image_size_px=SIZE_PX, policy="none", erase_probability=0.0)
-    loader = TrainLoader(images, sampler, augment, num_threads=1, bad_sample="replace", max_bad_fraction=0.5)
+    options = {"num_threads": 1, "bad_sample": "replace", "max_bad_fraction": 0.5, "backend": backend}
+    loader = TrainLoader(images, sampler, augment, **options)
     for batch in loader.batches(0, 2 * sampler.steps_per_epoch):
         assert torch.isfinite(batch.images).all()
     found = {names[image] for image in loader.substitutes.bad}
@@ -160,7 +169,8 @@ def test_training_replaces_the_bad_ones(sets, source):
     assert loader.substitutes.replaced_views >= len(FOUND_IN_TRAINING_WHATEVER_THE_CROP)
 
 
-def test_many_bad_images_in_large_batches_do_not_kill_the_process(tmp_path, digits):
+@on_both_backends
+def test_many_bad_images_in_large_batches_do_not_kill_the_process(tmp_path, digits, backend):
     """DALI's whole-image decoder died of this batch (SIGSEGV), whatever the number of threads."""
     folder = tmp_path / "val" / "a"
     folder.mkdir(parents=True)
@@ -172,7 +182,7 @@ def test_many_bad_images_in_large_batches_do_not_kill_the_process(tmp_path, digi
     assert {image for _, found in scan_images(images, 2) for image, _ in found} == bad
     sampler = ValidationSampler(len(images), batch_size=128)
     options = {"image_size_px": 32, "crop_ratio": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3, "num_threads": 2}
-    loader = ValidationLoader(images, sampler, **options, bad_sample="replace")
+    loader = ValidationLoader(images, sampler, **options, bad_sample="replace", backend=backend)
     assert sum(len(batch.labels) for batch in loader) == 256 - len(bad)
 
 
