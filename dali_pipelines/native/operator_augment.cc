@@ -100,7 +100,7 @@ DALI_SCHEMA(deit_fast__Augment)
     .DocStr(R"(Operations, normalisation, random erasing and cast of square uint8 images HWC, in one pass.
 
 Inputs: images; if wanted operations int32 [places] and their arguments float64 [places], see operation.py; then for
-each rectangle: erased int32, anchor and shape int32 [2] each, and content float32 [h, w, 3] unless the output is uint8.)")
+each rectangle: erased int32, anchor and shape int32 [2] each, and content float32 [h, w, 3], but for output uint8.)")
     .NumInput(1, 64)
     .NumOutput(1)
     .AddOptionalArg("mean", "Of values from 0 to 1.", std::vector<float>{0.f, 0.f, 0.f})
