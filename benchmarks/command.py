@@ -97,12 +97,24 @@ def _parity(arguments: Sequence[str]) -> int:
     parser.add_argument("--model.image_size_px", type=int, default=224, help="side of the images that are compared")
     parser.add_argument("--json", metavar="FILE", help="append the rows as one JSON line")
     options = parse_arguments(parser, arguments)
-    from .parity import markdown_table, parity_rows
+    from deit_fast.dali_pipelines.native import plugin
 
-    rows = list(parity_rows(options.model.image_size_px))
-    Console(soft_wrap=True).print(markdown_table(rows), markup=False, highlight=False)
+    from . import native_parity, parity
+
+    size, console = options.model.image_size_px, Console(soft_wrap=True)
+    rows = list(parity.parity_rows(size))
+    console.print(parity.markdown_table(rows), markup=False, highlight=False)
+    native_rows = native_parity.table(size) if plugin.is_available() else []
+    console.print(f"\n{plugin.describe()}\n", markup=False, highlight=False)
+    if native_rows:
+        console.print(native_parity.markdown_table(native_rows), markup=False, highlight=False)
     if options.json:
-        append_row(options.json, {"bench": "parity", "rows": [asdict(row) for row in rows]}, torch.device("cpu"))
+        record = {
+            "bench": "parity",
+            "graph": [asdict(row) for row in rows],
+            "native": [row._asdict() for row in native_rows],
+        }
+        append_row(options.json, record, torch.device("cpu"))
     return 0
 
 

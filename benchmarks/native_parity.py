@@ -1,41 +1,23 @@
-"""How exact the native operators are against timm on Pillow: `python -m deit_fast.benchmarks.native_parity`.
+"""How exact the native operators are against timm on Pillow: the second table of `deit-fast bench parity`.
 
-Prints the table of docs/native.md. The tests hold its rows to their limits.
+It stands in docs/native.md. The tests hold its rows to their limits.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from deit_fast.dali_pipelines.native import direct, plugin
-from deit_fast.dali_pipelines.operation import GEOMETRIC_OPERATIONS, Operation
-from deit_fast.dali_pipelines.operations import FILL
+from deit_fast.dali_pipelines.native import direct
+from deit_fast.dali_pipelines.operation import Operation
 from deit_fast.dali_pipelines.rand_augment import level_to_argument
 
+from .parity import TIMM_NAMES, pillow_three_augment, square_photographs, timm_rand_augment
 from .photographs import photographs
 
-TIMM_NAMES = {
-    Operation.AUTO_CONTRAST: "AutoContrast",
-    Operation.EQUALIZE: "Equalize",
-    Operation.INVERT: "Invert",
-    Operation.ROTATE: "Rotate",
-    Operation.POSTERIZE: "PosterizeIncreasing",
-    Operation.SOLARIZE: "SolarizeIncreasing",
-    Operation.SOLARIZE_ADD: "SolarizeAdd",
-    Operation.COLOR: "ColorIncreasing",
-    Operation.CONTRAST: "ContrastIncreasing",
-    Operation.BRIGHTNESS: "BrightnessIncreasing",
-    Operation.SHARPNESS: "SharpnessIncreasing",
-    Operation.SHEAR_X: "ShearX",
-    Operation.SHEAR_Y: "ShearY",
-    Operation.TRANSLATE_X: "TranslateXRel",
-    Operation.TRANSLATE_Y: "TranslateYRel",
-}
 MAGNITUDES = (0.7, 3.3, 8.5, 9.0, 9.7)
 BLUR_RADII = (0.1, 0.3, 0.7, 1.0, 1.37, 1.8, 2.0)
 BICUBIC = Image.Resampling.BICUBIC
@@ -58,31 +40,6 @@ def compare(name: str, ours: list[np.ndarray], theirs: list[np.ndarray]) -> Pari
     return Parity(name, float((difference == 0).mean()), int(difference.max()), difference.size)
 
 
-def square_images(size_px: int) -> list[np.ndarray]:
-    """Six photographs, and two flat or dark images that hit special cases."""
-    found = [np.array(Image.fromarray(picture).resize((size_px, size_px), BICUBIC)) for picture in photographs()]
-    flat = np.full((size_px, size_px, 3), (255, 0, 77), dtype=np.uint8)
-    dark = (found[0] // 16 + np.array([[[0, 60, 9]]], dtype=np.uint8)).astype(np.uint8)
-    return [*found, flat, dark]
-
-
-def timm_operation(operation: int, magnitude: float, sign: float) -> Callable[[np.ndarray], np.ndarray]:
-    """timm's operation at this magnitude on Pillow, its random sign given."""
-    from timm.data import auto_augment
-
-    name = TIMM_NAMES[operation]
-    drawn = auto_augment._randomly_negate
-    auto_augment._randomly_negate = lambda value: sign * value
-    try:
-        level = auto_augment.LEVEL_TO_ARG[name]
-        arguments = level(magnitude, {"translate_pct": 0.45}) if level else ()
-    finally:
-        auto_augment._randomly_negate = drawn
-    options: dict[str, Any] = {"fillcolor": FILL, "resample": BICUBIC} if operation in GEOMETRIC_OPERATIONS else {}
-    apply = auto_augment.NAME_TO_OP[name]
-    return lambda image: np.asarray(apply(Image.fromarray(image), *arguments, **options))
-
-
 def operation_parity(
     images: list[np.ndarray], operation: int, magnitude: float, simd: str = "auto", bilinear: bool = False
 ) -> Parity:
@@ -90,14 +47,14 @@ def operation_parity(
     ours, theirs = [], []
     for sign in (-1.0, 1.0):
         (argument,) = level_to_argument(np.array([operation]), np.array([magnitude]), np.array([sign]))
-        theirs += list(map(timm_operation(operation, magnitude, sign), images))
+        theirs += timm_rand_augment(images, operation, magnitude, np.full(len(images), sign))
         ours += [direct.augment(image, [operation], [argument], simd=simd, bilinear=bilinear) for image in images]
     return compare(TIMM_NAMES[operation], ours, theirs)
 
 
 def blur_parity(images: list[np.ndarray], radius: float, simd: str = "auto") -> Parity:
     """3-Augment's blur."""
-    theirs = [np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))) for image in images]
+    theirs = pillow_three_augment(images, Operation.GAUSSIAN_BLUR, radius)
     ours = [direct.augment(image, [Operation.GAUSSIAN_BLUR], [radius], simd=simd) for image in images]
     return compare("GaussianBlur", ours, theirs)
 
@@ -143,21 +100,15 @@ def merged(rows: list[Parity]) -> Parity:
 
 def table(size_px: int = 224) -> list[Parity]:
     """All rows."""
-    images = square_images(size_px)
+    images = square_photographs(size_px)
     rows = [merged([operation_parity(images, op, magnitude) for magnitude in MAGNITUDES]) for op in TIMM_NAMES]
     rows.append(merged([blur_parity(images, radius) for radius in BLUR_RADII]))
     rows += [resize_parity(60, size) for size in (size_px, 65)]
     return rows
 
 
-def main() -> None:
-    """Prints the table as Markdown."""
-    sys.stdout.write(
-        f"{plugin.describe()}\n\n| against timm on Pillow | equal values | largest difference |\n|---|---|---|\n"
-    )
-    for row in table():
-        sys.stdout.write(f"| {row.name} | {100 * row.exact:.4f} % of {row.values:,} | {row.max_difference} |\n")
-
-
-if __name__ == "__main__":
-    main()
+def markdown_table(rows: list[Parity]) -> str:
+    """The table of docs/native.md, operation by operation."""
+    lines = ["| against timm on Pillow | equal values | largest difference |", "|---|---|---|"]
+    lines += [f"| {row.name} | {100 * row.exact:.4f} % of {row.values:,} | {row.max_difference} |" for row in rows]
+    return "\n".join(lines)

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from deit_fast.benchmarks.native_parity import pillow_resize, timm_operation
+from deit_fast.benchmarks.native_parity import pillow_resize
+from deit_fast.benchmarks.parity import timm_rand_augment
 from deit_fast.config import Config, DataConfig
 from deit_fast.dali_pipelines import native_graph
 from deit_fast.dali_pipelines.draws import choose_crop, draw_crops, draw_erasing, draw_flips
@@ -57,7 +58,7 @@ def by_pillow(picture, box, flip, operations, magnitudes, signs):
     pixels = np.ascontiguousarray(pixels[:, :: -1 if flip else 1])
     for operation, magnitude, sign in zip(operations, magnitudes, signs, strict=True):
         if operation != Operation.NONE:
-            pixels = timm_operation(operation, magnitude, sign)(pixels)
+            (pixels,) = timm_rand_augment([pixels], operation, magnitude, np.array([sign]))
     return pixels
 
 

@@ -11,10 +11,12 @@ from torchvision.transforms import Grayscale
 from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 from deit_fast.benchmarks import native_parity
-from deit_fast.benchmarks.native_parity import BLUR_RADII, TIMM_NAMES
+from deit_fast.benchmarks.native_parity import BLUR_RADII
+from deit_fast.benchmarks.parity import TIMM_NAMES, square_photographs, timm_rand_augment
 from deit_fast.benchmarks.photographs import photographs
 from deit_fast.dali_pipelines.native import direct, plugin
 from deit_fast.dali_pipelines.operation import GEOMETRIC_OPERATIONS, RAND_AUGMENT_OPERATIONS, Operation
+from deit_fast.dali_pipelines.rand_augment import level_to_argument
 from deit_fast.dali_pipelines.train_augment import IMAGENET_MEAN, IMAGENET_STD
 
 pytestmark = pytest.mark.skipif(not plugin.is_available(), reason=plugin.describe())
@@ -27,7 +29,7 @@ SHIFT = tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, stri
 
 @pytest.fixture(scope="module")
 def images():
-    return native_parity.square_images(160)
+    return square_photographs(160)
 
 
 def test_this_machine_has_more_than_the_portable_level():
@@ -92,10 +94,8 @@ def test_operations_one_after_another_are_timms_one_after_another(images):
                 expected = images[0]
                 arguments = []
                 for operation in pair:
-                    expected = native_parity.timm_operation(operation, 9.0, 1.0)(expected)
-                    arguments.append(
-                        float(native_parity.level_to_argument(*map(np.array, ([operation], [9.0], [1.0])))[0])
-                    )
+                    (expected,) = timm_rand_augment([expected], operation, 9.0, np.ones(1))
+                    arguments.append(float(level_to_argument(*map(np.array, ([operation], [9.0], [1.0])))[0]))
                 assert np.array_equal(direct.augment(images[0], list(pair), arguments), expected), pair
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deit_fast.benchmarks import native_parity
+from deit_fast.benchmarks.parity import square_photographs
 from deit_fast.dali_pipelines.native import direct, plugin, twins
 from deit_fast.dali_pipelines.operation import Operation
 
@@ -26,7 +27,7 @@ def argument(operation):
 
 @pytest.fixture(scope="module")
 def images():
-    return native_parity.square_images(SIZE)
+    return square_photographs(SIZE)
 
 
 def serial_view(view, spec):
