@@ -105,6 +105,11 @@ def train(arguments: list[str]) -> int:
         outcome = Trainer(config, ranks).fit()
         if not ranks.is_main:
             return 0
+    if outcome.unsaved:
+        raise RuntimeError(
+            f"the state of step {outcome.step} could not be saved ({outcome.unsaved}); "
+            f"the last checkpoint is {outcome.checkpoint}"
+        )
     if not outcome.finished:
         print(f"stopped at step {outcome.step}, saved to {outcome.checkpoint}; go on with --checkpoint.resume auto")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import DEIT_VARIANTS, DeiT
+from .model import DeiT
+from .variants import DEIT_VARIANTS
 
 StateDict = dict[str, Tensor]
+GAMMA = re.compile(r"gamma_([12])$")
+"""LayerScale in the official DeiT III checkpoints, `blocks.i.gamma_1`; timm and we say `blocks.i.ls1.gamma`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
     if ema and found is None:
         raise ValueError(f"{path} holds no moving average of the weights; leave --ema out")
     state_dict = {
-        name.removeprefix("module."): value
+        GAMMA.sub(r"ls\1.gamma", name.removeprefix("module.")): value
         for name, value in (content if found is None else found).items()
         if isinstance(value, Tensor)
     }
@@ -82,15 +86,15 @@ def infer_name(state_dict: Mapping[str, Tensor]) -> str | None:
         return None
     depth = len({name.split(".")[1] for name in state_dict if name.startswith("blocks.")})
     embed_dim, _, patch, _ = state_dict["patch_embed.proj.weight"].shape
-    distilled = "dist_token" in state_dict
-    side = round(math.sqrt(state_dict["pos_embed"].shape[1] - 1 - distilled)) * patch
+    positions = state_dict["pos_embed"].shape[1]
     for name, shape in DEIT_VARIANTS.items():
-        if (shape.embed_dim, shape.depth, shape.patch_size_px, shape.distilled) == (
-            embed_dim,
-            depth,
-            patch,
-            distilled,
-        ) and (shape.image_size_px == side):
+        prefix = 1 + shape.distilled if shape.positions_on_prefix else 0
+        if (
+            (shape.embed_dim, shape.depth, shape.patch_size_px) == (embed_dim, depth, patch)
+            and shape.distilled == ("dist_token" in state_dict)
+            and (shape.layer_scale_init is not None) == ("blocks.0.ls1.gamma" in state_dict)
+            and positions == (shape.image_size_px // patch) ** 2 + prefix
+        ):
             return name
     return None
 
@@ -121,7 +125,8 @@ def load_weights(model: nn.Module, weights: Weights | Mapping[str, Tensor], *, f
     if isinstance(model, DeiT) and pos_embed is not None and pos_embed.shape != own["pos_embed"].shape:
         prefix = 2 if "dist_token" in state_dict else 1
         if pos_embed.shape[-1] == own["pos_embed"].shape[-1] and prefix == model.num_prefix_tokens:
-            state_dict["pos_embed"] = interpolate_pos_embed(pos_embed, own["pos_embed"].shape[1], prefix)
+            with_position = prefix if model.shape.positions_on_prefix else 0
+            state_dict["pos_embed"] = interpolate_pos_embed(pos_embed, own["pos_embed"].shape[1], with_position)
     if finetune:
         for name in [name for name in own if name.split(".")[0] in ("head", "head_dist", "fc", "classifier")]:
             if name not in state_dict or state_dict[name].shape != own[name].shape:

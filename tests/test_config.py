@@ -16,7 +16,7 @@ from deit_fast.config_file import (
     recipe_names,
     write_config,
 )
-from deit_fast.model import DEIT_VARIANTS
+from deit_fast.variants import DEIT_VARIANTS
 
 # README and main.py of facebookresearch/deit at 7e160fe: the values that the published results depend on.
 OFFICIAL = {

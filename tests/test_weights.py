@@ -6,7 +6,8 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from deit_fast.model import DEIT_VARIANTS, create_student
+from deit_fast.model import create_student
+from deit_fast.variants import DEIT_VARIANTS
 from deit_fast.weights import infer_name, interpolate_pos_embed, load_weights, num_classes, read_weights
 
 MINI = "deit_mini_distilled_patch8_32"
