@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -10,7 +12,10 @@ from deit_fast.dali_pipelines.loader import TrainLoader
 from .ask_teacher import LabelReader
 from .ask_teacher import Teacher as TeacherCall
 from .config import IMAGENET_MEAN, IMAGENET_STD, Config
+from .data import global_batch_size
 from .distributed import Ranks
+from .fingerprint import fingerprint
+from .label_cache import CachedLabels
 from .losses import build_loss
 from .precision import DTYPES
 from .run_log import Figures
@@ -62,11 +67,33 @@ def distributed_student(config: Config, student: nn.Module, ranks: Ranks) -> nn.
 
 
 def choose_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str, loader: TrainLoader) -> TeacherLike:
-    """No teacher, the teacher itself, or its labels from a cache."""
-    del loader
+    """No teacher, the teacher itself, or its labels from a cache; then the loader leaves out what the cache did."""
     if config.distill.kind == "none":
         return no_teacher
+    if config.distill.label_cache is not None:
+        return cached_labels(config, num_classes, ranks, precision, loader)
     return live_teacher(config, num_classes, ranks, precision)
+
+
+def cached_labels(config: Config, num_classes: int, ranks: Ranks, precision: str, loader: TrainLoader) -> CachedLabels:
+    """The labels of distill.label_cache; ValueError when they were made for other images or by another teacher.
+
+    Bad files have to be those that the cache met: what is shown in their place has the labels of the cache. They are
+    known from the start, and one more is an error.
+    """
+    assert config.distill.label_cache is not None
+    wanted = fingerprint(config, loader.images, global_batch_size(config, ranks), precision, ranks.device.type)
+    labels = CachedLabels(
+        Path(config.distill.label_cache),
+        wanted,
+        epochs=config.schedule.epochs,
+        steps_per_epoch=loader.sampler.steps_per_epoch,
+        num_classes=num_classes,
+        temperature=config.distill.temperature,
+    )
+    loader.substitutes.add(labels.bad_images)
+    loader.bad_sample = "raise"
+    return labels
 
 
 def live_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str) -> Teacher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from .model import DeiT
@@ -60,7 +61,7 @@ def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
 def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
@@ -70,6 +71,16 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not weights")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors, and what `deit-fast export` wrote beside them."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    if "config" not in metadata:
+        return tensors
+    return {"model": tensors, "config": json.loads(metadata["config"]), "classes": json.loads(metadata["classes"])}
 
 
 def num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
