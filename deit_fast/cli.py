@@ -214,9 +214,7 @@ def teacher_cache(arguments: list[str]) -> int:
     with process_group(config.runtime.device) as ranks:
         made = write_label_cache(config, ranks, Path(options.out), epochs, options.top_k, print)
         if ranks.is_main:
-            print(
-                f"{made} of {len(epochs)} epochs made, the others were there; train with --distill.label_cache {options.out}"
-            )
+            print(f"{made} of {len(epochs)} epochs made; train with --distill.label_cache {options.out}")
     return 0
 
 

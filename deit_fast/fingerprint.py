@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,8 +84,8 @@ def hash_images(images: ImageFolder) -> str:
     digest = hashlib.sha256()
     root = len(os.fsencode(str(images.root)))
     for image, label in enumerate(images.labels.tolist()):
-        path = images.path_bytes(image).tobytes()
-        digest.update(path[root:] + f"\0{label}\0{os.stat(path).st_size}\n".encode())
+        path = images.path(image)
+        digest.update(os.fsencode(path)[root:] + f"\0{label}\0{Path(path).stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
 
 

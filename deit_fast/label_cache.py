@@ -1,7 +1,7 @@
 """The teacher's labels of a whole run, computed once: one file an epoch, read by view (see docs/teacher-cache.md).
 
-Every view is a function of (seed, epoch, view) and its mixing of (seed, step, group), so what the teacher says of it can
-be known before the run. Hard labels take 2 bytes a view; soft ones the k largest log-probabilities.
+Every view is a function of (seed, epoch, view) and its mixing of (seed, step, group), so what the teacher says of it
+can be known before the run. Hard labels take 2 bytes a view; soft ones the k largest log-probabilities.
 """
 
 from __future__ import annotations
