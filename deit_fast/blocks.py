@@ -39,7 +39,7 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
         patches = cut_patches(images, self.patch_size_px)
-        if not torch.is_autocast_enabled(images.device.type):
+        if patches.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
             patches = patches.to(weight.dtype)  # the loader's float16 images with an fp32 student
         return F.linear(patches, weight, self.proj.bias)
 

@@ -61,7 +61,7 @@ class Lamb(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
         beta1, beta2 = group["betas"]
-        torch._foreach_add_([s["step"] for s in states], keep)
+        torch._foreach_add_([s["step"] for s in states], [keep] * len(states))
         step = states[0]["step"]
         gradients = torch._foreach_mul([p.grad for p in params], factor)
         # 0 times infinity is not a number: what a skipped step would add has to be replaced, not multiplied away
