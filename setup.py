@@ -48,6 +48,7 @@ setup(
         "cuda13": ["nvidia-dali-cuda130>=2.0"],
         "demo": ["scikit-learn", "pillow"],
         "report": ["matplotlib"],
+        "tensorboard": ["tensorboard"],
         "peers": ["albumentations", "spdl"],
         "dev": [
             "pytest",

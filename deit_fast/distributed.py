@@ -76,7 +76,9 @@ def process_group(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield ranks
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # one group for both devices: the hosts vote on a stop beside the devices' collectives. A second group would fail
+    # after torchrun restarts a run, since it finds the addresses of the run before in torchrun's store.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield ranks
     finally:

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from deit_fast.dali_pipelines.image_folder import ImageFolder
@@ -96,8 +95,7 @@ def hash_teacher(checkpoint: str | None) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(read_weights(checkpoint).state_dict.items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.contiguous().view(torch.uint8).numpy()) if tensor.ndim else
-                      str(tensor.item()).encode())  # fmt: skip
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def numa_nodes(folder: Path = NODES) -> dict[int, set[int]]:
 
 def node_of_device(index: int, folder: Path = DEVICES) -> int | None:
     """The NUMA node of a CUDA device; None where the kernel does not tell (-1 in virtual machines)."""
-    properties = torch.cuda.get_device_properties(index)
+    properties: Any = torch.cuda.get_device_properties(index)  # its stubs lack the address
     address = f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
     path = folder / address / "numa_node"
     node = int(path.read_text()) if path.is_file() else -1

@@ -57,18 +57,17 @@ class StopVote:
     """
 
     def __init__(self, ranks: Ranks, stop: StopRequest) -> None:
-        self.stop = stop
-        self.group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
+        self.stop, self.alone = stop, ranks.world_size == 1
         self._votes = torch.zeros(1)
         self._pending: dist.Work | None = None
 
     def agreed(self) -> bool:
         """Called once a step by every rank; the same answer for all of them."""
-        if self.group is None:
+        if self.alone:
             return bool(self.stop)
         asked = self._result()
         self._votes = torch.tensor([float(bool(self.stop))])
-        self._pending = dist.all_reduce(self._votes, group=self.group, async_op=True)
+        self._pending = dist.all_reduce(self._votes, async_op=True)  # on the CPU: by gloo
         return asked
 
     def _result(self) -> bool:

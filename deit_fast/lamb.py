@@ -63,9 +63,9 @@ class Lamb(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         torch._foreach_add_([s["step"] for s in states], [keep] * len(states))
         step = states[0]["step"]
-        gradients = torch._foreach_mul([p.grad for p in params], factor)
+        scaled = torch._foreach_mul([p.grad for p in params], factor)
         # 0 times infinity is not a number: what a skipped step would add has to be replaced, not multiplied away
-        gradients = [torch.where(keep > 0, g, 0) for g in gradients]
+        gradients = [torch.where(keep > 0, g, 0) for g in scaled]
         torch._foreach_mul_(means, 1 - (1 - beta1) * keep)
         torch._foreach_add_(means, gradients, alpha=1 - beta1)
         torch._foreach_mul_(squares, 1 - (1 - beta2) * keep)
@@ -74,7 +74,7 @@ class Lamb(torch.optim.Optimizer):
         denominators = torch._foreach_sqrt(squares)
         torch._foreach_div_(denominators, (1 - beta2**step).sqrt())
         torch._foreach_add_(denominators, group["eps"])
-        updates = torch._foreach_div(means, 1 - beta1**step)
+        updates = list(torch._foreach_div(means, 1 - beta1**step))
         torch._foreach_div_(updates, denominators)
         factors = [-group["lr"] * keep] * len(params)
         if group["weight_decay"]:
