@@ -62,7 +62,6 @@ def distributed_student(config: Config, student: nn.Module, ranks: Ranks) -> nn.
         gradient_as_bucket_view=True,
         # every parameter is used in every step; only no_sync, which accumulation needs, does not go with it
         static_graph=config.runtime.accumulate_steps == 1,
-        broadcast_buffers=False,
     )
 
 

@@ -76,9 +76,12 @@ def process_group(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield ranks
         return
-    # one group for both devices: the hosts vote on a stop beside the devices' collectives. A second group would fail
-    # after torchrun restarts a run, since it finds the addresses of the run before in torchrun's store.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    # One group for both devices: the hosts vote on a stop beside the devices' collectives.
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    # torchrun may keep its store over a restart, in which the addresses of the processes before then still stand
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"restart_{env.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield ranks
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import math
 import os
 import sys
 import threading
@@ -74,11 +75,18 @@ class Watchdog:
         if self._store is None:
             return "Where it stands is shown below"
         try:
-            told = {rank: self._store.get(str(rank)).decode().split() for rank in range(self.ranks.world_size)}
+            steps = {rank: self._told_by(rank) for rank in range(self.ranks.world_size)}
         except RuntimeError:
-            return "Rank 0 does not answer: it hangs, or it has ended"
-        steps = {rank: (int(step), float(when)) for rank, (step, when) in told.items()}
+            return "Rank 0, which keeps the list of who stands where, does not answer: it hangs, or it has ended"
         return name_the_late(steps, time.time(), silent_s=3 * self.period_s)
+
+    def _told_by(self, rank: int) -> tuple[int, float]:
+        """(step, when it said so); long ago for a rank that never did."""
+        assert self._store is not None
+        if not self._store.check([str(rank)]):
+            return 0, -math.inf
+        step, when = self._store.get(str(rank)).decode().split()
+        return int(step), float(when)
 
 
 def name_the_late(ranks: dict[int, tuple[int, float]], now: float, silent_s: float) -> str:

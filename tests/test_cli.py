@@ -120,7 +120,7 @@ def test_checkpoints_that_do_not_fit(capsys, tmp_path, few_digits):
     assert main([str(part) for part in train(few_digits, *small("--checkpoint.dir", tmp_path / "run"))]) == 0
     printed = capsys.readouterr()
     assert "images/s, data wait" in printed.out
-    checkpoint = next((tmp_path / "run").glob("*.pt"))
+    checkpoint = next((tmp_path / "run").glob("step_*.pt"))
     assert str(checkpoint) in printed.out
     again = train(few_digits, *small("--checkpoint.dir", tmp_path / "run"))
     assert "already holds a run" in wrong_use(capsys, *again)
