@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 from .model import DeiT
 from .variants import DEIT_VARIANTS
+
+logger = logging.getLogger("deit_fast")
 
 StateDict = dict[str, Tensor]
 GAMMA = re.compile(r"gamma_([12])$")
@@ -126,7 +130,8 @@ def interpolate_pos_embed(pos_embed: Tensor, num_tokens: int, num_prefix_tokens:
 def load_weights(model: nn.Module, weights: Weights | Mapping[str, Tensor], *, finetune: bool = False) -> None:
     """Puts weights into a model; positions are interpolated when the resolution differs.
 
-    finetune: classifiers of another shape, and heads that the file lacks, keep their first values. ValueError, naming
+    finetune: classifiers of another shape, and heads that the file lacks, keep their first values; what a model of timm
+    has no place for is left out. ValueError, naming
     the first name or shape that does not fit, for anything else that differs; the model is then unchanged.
     """
     source = f"{weights.path}: " if isinstance(weights, Weights) else ""
@@ -138,12 +143,30 @@ def load_weights(model: nn.Module, weights: Weights | Mapping[str, Tensor], *, f
         if pos_embed.shape[-1] == own["pos_embed"].shape[-1] and prefix == model.num_prefix_tokens:
             with_position = prefix if model.shape.positions_on_prefix else 0
             state_dict["pos_embed"] = interpolate_pos_embed(pos_embed, own["pos_embed"].shape[1], with_position)
+    if finetune and not isinstance(model, DeiT):
+        state_dict = _as_timm_reads(model, state_dict, source)
     if finetune:
         for name in [name for name in own if name.split(".")[0] in ("head", "head_dist", "fc", "classifier")]:
             if name not in state_dict or state_dict[name].shape != own[name].shape:
                 state_dict[name] = own[name]
     _check_fit(source, own, state_dict)
     model.load_state_dict(state_dict)
+
+
+def _as_timm_reads(model: nn.Module, state_dict: StateDict, source: str) -> StateDict:
+    """Weights of a pretraining (MAE, BEiT, DINO) as timm reads them: names, positions at another resolution.
+
+    What has no place in the model, such as a decoder, is left out and said.
+    """
+    read = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if read is not None:
+        state_dict = dict(read(state_dict, model))
+    left_out = [name for name in state_dict if name not in model.state_dict()]
+    if left_out:
+        logger.warning(
+            "%s%d weights have no place in the model and are left out: %s, ...", source, len(left_out), left_out[0]
+        )
+    return {name: value for name, value in state_dict.items() if name not in left_out}
 
 
 def _check_fit(source: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
