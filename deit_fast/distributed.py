@@ -12,6 +12,9 @@ import torch.distributed as dist
 
 from .environment import available_cores
 
+CORES_AT_START = available_cores()
+"""Before this process was bound to its share of them."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -30,8 +33,8 @@ class Ranks:
 
     @property
     def cores(self) -> int:
-        """CPU cores for this process: those of the machine, shared evenly."""
-        return max(1, available_cores() // self.local_world_size)
+        """CPU cores for this process: those of the machine, shared evenly; no more than it is bound to (host.py)."""
+        return max(1, min(available_cores(), CORES_AT_START // self.local_world_size))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place."""

@@ -1,5 +1,8 @@
 """What a run does about its host, and what it says before the first step and when memory is short."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +39,20 @@ def test_ranks_share_the_cores_of_their_devices_node():
     assert share_of_cores(range(4, 16), nodes, of_ranks, 1) == {6, 7}  # a container that may use some of them
     assert share_of_cores(range(4), {}, [None, None], 1) == {2, 3}  # a virtual machine that does not tell
     assert share_of_cores(range(2), {}, [None] * 4, 3) == {0, 1}  # fewer cores than ranks
+
+
+def test_a_rank_that_is_bound_to_its_share_does_not_divide_it_again():
+    """Bound for real, in a process of its own."""
+    code = """
+import os, torch
+from deit_fast.distributed import Ranks
+os.sched_setaffinity(0, SHARE)
+print(Ranks(0, 2, 0, 2, torch.device("cpu")).cores)
+"""
+    cores = sorted(os.sched_getaffinity(0))
+    share = set(cores[: max(1, len(cores) // 2)])
+    done = subprocess.run([sys.executable, "-c", code.replace("SHARE", repr(share))], capture_output=True, text=True)
+    assert done.stdout.split() == [str(len(share))], done.stderr
 
 
 def test_limits_that_are_too_small_are_said():
