@@ -105,7 +105,8 @@ def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[str, Timing]:
 
     def forward_backward() -> None:
         output = step.forward(batch.images, batch.views, 0)
-        sum(logits.float().mean() for logits in (output if isinstance(output, tuple) else (output,))).backward()
+        logits = torch.cat(output) if isinstance(output, tuple) else output
+        logits.float().mean().backward()
 
     def update() -> None:
         step.guard.apply(0, torch.zeros((), device=device), batch.views)
