@@ -80,6 +80,7 @@ setup(
         "object-store": ["fsspec", "s3fs"],
         "parquet": ["pyarrow"],
         "devkit": ["scipy"],
+        "tensorboard": ["tensorboard"],
         "peers": ["albumentations", "spdl"],
         "dev": [
             "pytest",

@@ -43,6 +43,11 @@ class ImageFiles:
 
     name = path
 
+    def identity(self, image: int) -> str:
+        """Path as listed, and size in bytes (-1 for a file that is gone)."""
+        path = Path(self.path(image))
+        return f"{self.paths.text(image)}\0{path.stat().st_size if path.exists() else -1}"
+
     def feed(self, image: int) -> np.ndarray:
         """The file path as uint8: what DALI's file reader takes."""
         return np.frombuffer(os.fsencode(self.path(image)), dtype=np.uint8)

@@ -44,6 +44,10 @@ class ImageSet(Protocol):
         """For a log line or an error: the file's path, `shard.tar:member`, or the object's address."""
         ...
 
+    def identity(self, image: int) -> str:
+        """The same for the same image wherever the set lies: its name within the set, and its size or checksum."""
+        ...
+
     def feed(self, image: int) -> np.ndarray:
         """uint8 [n]: the path or the encoded bytes. Safe to call from several threads; OSError for what is unreadable.
 

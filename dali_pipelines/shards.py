@@ -45,6 +45,10 @@ class Shards:
         """`shard.tar:member`."""
         return f"{self.files.address(self._file(image))}:{self.index.names.text(image)}"
 
+    def identity(self, image: int) -> str:
+        """Member and checksum: the same however many images a shard holds."""
+        return f"{self.index.names.text(image)}\0{self.index.crc32[image]}"
+
     def feed(self, image: int) -> np.ndarray:
         """The member's bytes; OSError, naming the shard, when it is gone or cut short."""
         return self.files.read(self._file(image), int(self.index.offsets[image]), int(self.index.sizes[image]))
@@ -77,6 +81,10 @@ class Objects:
     def name(self, image: int) -> str:
         """The object's URL."""
         return self.files.address(self.names.text(image))
+
+    def identity(self, image: int) -> str:
+        """The name alone: asking the store for sizes would cost a request each."""
+        return self.names.text(image)
 
     def feed(self, image: int) -> np.ndarray:
         """The object's bytes; none for one that is missing, which is a bad image like an empty file."""

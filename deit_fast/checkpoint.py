@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+logger = logging.getLogger("deit_fast")
+
 PATTERN = "step_*.pt"
+BEST = "best.pt"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -21,15 +25,40 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob(PATTERN), default=None)
 
 
+def newest_readable_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the highest step that can be read; says which newer ones are damaged. None: there is none.
+
+    A save of ours is whole or not there; but a disk may fail, and a copy may have been cut short.
+    """
+    damaged = None
+    for path in sorted(folder.glob(PATTERN), reverse=True):
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            logger.warning("%s; looking for an older one", error)
+            damaged = error
+        else:
+            return path
+    if damaged is not None:
+        raise ValueError(f"no checkpoint in {folder} can be read; start anew in another --checkpoint.dir") from damaged
+    return None
+
+
+def check_finite(state: dict[str, Any]) -> None:
+    """RuntimeError, naming the tensor, for weights or a moving average that are not finite: they are never saved."""
+    for key in ("model", "model_ema"):
+        for name, value in (state.get(key) or {}).items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise RuntimeError(f"{key}: weights {name} are not finite at step {state['step']}; nothing was saved")
+
+
 def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int) -> Path:
     """Writes `state` (its "step" names the file), then deletes all but the `keep_last` newest checkpoints.
 
-    Temporary file, fsync, rename: a crash at any moment leaves the last whole checkpoint in place. ValueError for
-    weights that are not finite, which are never saved.
+    Temporary file, fsync, rename: a crash at any moment leaves the last whole checkpoint in place. RuntimeError for
+    weights that are not finite; OSError for a disk that is full, which leaves what was there.
     """
-    for name, value in state["model"].items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"weights {name} are not finite at step {state['step']}; nothing was saved")
+    check_finite(state)
     path = checkpoint_path(folder, state["step"])
     partial = path.with_suffix(".partial")
     try:
@@ -38,17 +67,38 @@ def save_checkpoint(folder: Path, state: dict[str, Any], keep_last: int) -> Path
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        raise
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself has to reach the disk
-    finally:
-        os.close(directory)
+        raise _as_os_error(error) from error
+    sync_folder(folder)
     for old in sorted(folder.glob(PATTERN))[: -max(1, keep_last)]:
         old.unlink()
     return path
+
+
+def _as_os_error(error: BaseException) -> BaseException:
+    """torch's zip writer reports a failed write as a RuntimeError; the OSError stands in its chain, or is lost."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return OSError(f"the file could not be written ({error})") if "PytorchStreamWriter" in str(error) else error
+
+
+def sync_folder(folder: Path) -> None:
+    """A rename itself has to reach the disk."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """What a killed process left half-written."""
+    for partial in folder.glob("*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -19,6 +19,9 @@ deit-fast VERB [options]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
   bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
+  teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
+          labels of a whole run, computed once; train with --distill.label_cache DIR
+  export  deit-fast export --checkpoint FILE --out FILE.safetensors: the weights alone, by timm's names
 
 `deit-fast VERB --help` shows the options with types, units and defaults. Errors are one line; --debug adds a traceback.
 """
@@ -33,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "eval": evaluate,
         "bench": bench,
         "data": data,
+        "teacher-cache": teacher_cache,
+        "export": export,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
@@ -112,6 +117,11 @@ def train(arguments: list[str]) -> int:
         outcome = Trainer(config, ranks).fit()
         if not ranks.is_main:
             return 0
+    if outcome.unsaved:
+        raise RuntimeError(
+            f"the state of step {outcome.step} could not be saved ({outcome.unsaved}); "
+            f"the last checkpoint is {outcome.checkpoint}"
+        )
     if not outcome.finished:
         print(f"stopped at step {outcome.step}, saved to {outcome.checkpoint}; go on with --checkpoint.resume auto")
         return 0
@@ -183,3 +193,50 @@ def data(arguments: list[str]) -> int:
     from .data_command import run
 
     return run(arguments)
+
+
+def teacher_cache(arguments: list[str]) -> int:
+    """`deit-fast teacher-cache --config RECIPE --data.path DIR --out DIR`."""
+    from .config_file import add_config_arguments, config_parser, parse_config
+
+    parser = config_parser(
+        "deit-fast teacher-cache",
+        "Computes the teacher's labels of a run: a full pass of loader and teacher over its epochs. It pays when the "
+        "labels are used again (three sizes, sweeps, repeats) or made on other machines than those that train.",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the cache, one file an epoch")
+    parser.add_argument("--epochs", metavar="FIRST:LAST", default=":", help="only these epochs, counted from 0")
+    parser.add_argument("--top-k", type=int, default=16, help="classes kept of each view, for distill.kind soft")
+    parser.add_argument("--compare", metavar="DIR", help="compare --out with this cache instead, and write nothing")
+    parser.add_argument("--json", metavar="FILE", help="write the result of --compare as JSON")
+    add_config_arguments(parser)
+    config, options = parse_config(parser, arguments)
+    from .distributed import process_group
+    from .teacher_cache import compare_caches, parse_epochs, write_label_cache
+
+    if options.compare:
+        result = compare_caches(Path(options.out), Path(options.compare))
+        print(f"{result['differing']:,} of {result['views']:,} labels differ: {result['share']:.4%}")
+        write_json(options.json, result)
+        return 0
+    epochs = parse_epochs(options.epochs, config.schedule.epochs)
+    with process_group(config.runtime.device) as ranks:
+        made = write_label_cache(config, ranks, Path(options.out), epochs, options.top_k, print)
+        if ranks.is_main:
+            print(f"{made} of {len(epochs)} epochs made; train with --distill.label_cache {options.out}")
+    return 0
+
+
+def export(arguments: list[str]) -> int:
+    """`deit-fast export --checkpoint FILE --out FILE.safetensors`."""
+    from .config_file import config_parser, parse_arguments
+
+    parser = config_parser("deit-fast export", "Writes a checkpoint's weights as safetensors, by timm's names.")
+    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="own, timm's or official weights")
+    parser.add_argument("--out", metavar="FILE", required=True, help="a path that ends in .safetensors")
+    parser.add_argument("--ema", action="store_true", help="the moving average of the weights")
+    options = parse_arguments(parser, arguments)
+    from .export import export_weights
+
+    print(export_weights(options.checkpoint, options.out, ema=options.ema))
+    return 0

@@ -48,7 +48,12 @@ class ModelConfig:
     image_size_px: int = 224
     """Side of the square training and evaluation image, in pixels."""
     drop_path_rate: float = 0.1
-    """Stochastic depth at the last block; it grows linearly from 0 at the first."""
+    """Stochastic depth: the probability that a residual branch is dropped, at the last block."""
+    drop_path_schedule: Literal["linear", "constant"] = "linear"
+    """linear: the rate grows from 0 at the first block (DeiT); constant: the same at every block (DeiT III)."""
+    drop_path_mode: Literal["independent", "subset"] = "independent"
+    """independent: each sample is drawn by itself (the recipe); subset: a fixed share of each mixing group is dropped
+    and costs nothing, which is faster and not the recipe."""
     init_checkpoint: str | None = None
     """Weights to start from (fine-tuning): own, timm's or official file; a head of another shape is left out."""
 
@@ -100,6 +105,16 @@ class MixConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """The loss on the labels."""
+
+    label: Literal["ce", "bce"] = "ce"
+    """ce: cross-entropy with the mixed, smoothed labels (DeiT); bce: binary cross-entropy, each mixed label 1 (III)."""
+    cosub: bool = False
+    """Co-training of two submodels: each image passes twice, with drop-paths of its own, and teaches itself."""
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """What the student learns from the teacher."""
 
@@ -117,14 +132,18 @@ class DistillConfig:
     """The teacher's weights (.safetensors, .pth); without it timm downloads the pretrained ones."""
     teacher_image_size_px: int | None = None
     """Side of the images that the teacher sees; default: as its weights were trained (timm's pretrained_cfg)."""
+    label_cache: str | None = None
+    """Folder written by `deit-fast teacher-cache`: the teacher's labels are read from it, and no teacher is loaded."""
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimizer, learning rate and moving average of the weights."""
 
-    name: Literal["adamw"] = "adamw"
-    """Optimizer; fused where torch has it for the device."""
+    name: Literal["adamw", "lamb"] = "adamw"
+    """Optimizer: adamw (DeiT) or lamb (DeiT III)."""
+    apex: Literal["auto", "never"] = "auto"
+    """auto: NVIDIA's apex does the update where it is installed and the device is cuda; the numbers are the same."""
     lr: float = 5e-4
     """Peak learning rate, for a global batch of 512 when scale_lr is on."""
     scale_lr: bool = True
@@ -134,9 +153,13 @@ class OptimConfig:
     decay_dist_token: bool = True
     """Decay dist_token too, as the official code (timm 0.3) does; timm 1.x does not."""
     clip_grad_norm: float | None = None
-    """Largest gradient norm; default: no clipping."""
+    """Largest gradient norm; default: no clipping. LAMB clips at 1 itself, as apex's does."""
     ema_decay: float | None = 0.99996
     """Decay per step of the moving average of the weights; null: none is kept."""
+    recipe_batch_size: int | None = None
+    """Global batch that the published result was trained with; another one is warned about."""
+    max_skipped_steps: int = 20
+    """Steps with gradients that are not finite are skipped; with more of them in one epoch the run stops."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +195,9 @@ class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
     batch_size_per_device: int = 128
-    """Training images in one step of one device."""
+    """Training images in one forward and backward of one device."""
+    accumulate_steps: int = 1
+    """Forwards and backwards whose gradients one step of the optimizer sums; the global batch grows with it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
     attention: Literal[
@@ -185,6 +210,20 @@ class RuntimeConfig:
     fuses; auto: for each what was tuned on this GPU, else reference."""
     compile: bool = False
     """Compile the student block by block with torch.compile."""
+    cuda_graphs: bool = False
+    """Replay the compiled blocks as CUDA graphs (needs compile and a cuda device); for small models."""
+    teacher_compile: bool = False
+    """Compile the teacher with torch.compile."""
+    teacher_layout: Literal["channels_last", "contiguous"] = "channels_last"
+    """Memory format of the teacher; which is faster differs by GPU and version: measure it."""
+    teacher_fold: bool = True
+    """Fold the teacher's batch norms into its convolutions: exact but for rounding."""
+    pin_cores: bool = True
+    """On cuda devices, bind each process to its share of the cores nearest to its device (NUMA)."""
+    hang_timeout_s: float = 1800
+    """Seconds without a step after which a process says which ranks are behind, and ends; 0: never."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, into the run's folder."""
     seed: int = 0
     """Every random choice of a run follows from it."""
     log_every_steps: int = 50
@@ -203,6 +242,8 @@ class CheckpointConfig:
     """Steps between checkpoints within an epoch; default: only at the end of each epoch."""
     keep_last: int = 3
     """Checkpoints that are kept; older ones are deleted."""
+    keep_best: bool = True
+    """Also keep the checkpoint with the best top-1 of all evaluations, as best.pt."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +254,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     mix: MixConfig = field(default_factory=MixConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

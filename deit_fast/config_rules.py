@@ -23,3 +23,29 @@ def check_config(config: Config) -> None:
             f"distill.kind is none, but model.name {model.name} has a distillation token that nothing would train; "
             f"use --model.name {model.name.replace('_distilled', '')} or --distill.kind hard"
         )
+    check_runtime(config)
+
+
+def check_runtime(config: Config) -> None:
+    """Rules across fields of loss, drop-path and runtime; ValueError naming both keys."""
+    runtime, mix = config.runtime, config.mix
+    if runtime.accumulate_steps < 1:
+        raise ValueError(f"runtime.accumulate_steps must be at least 1, got {runtime.accumulate_steps}")
+    if config.loss.label == "bce" and mix.label_smoothing:
+        raise ValueError(
+            f"loss.label is bce, whose targets are 0 and 1, but mix.label_smoothing is {mix.label_smoothing}; "
+            "use --mix.label_smoothing 0"
+        )
+    if config.loss.cosub and config.distill.kind != "none":
+        raise ValueError(
+            f"loss.cosub has no teacher, but distill.kind is {config.distill.kind}; use --distill.kind none"
+        )
+    if runtime.cuda_graphs and not runtime.compile:
+        raise ValueError("runtime.cuda_graphs replays compiled blocks, but runtime.compile is false; set it to true")
+    if config.model.drop_path_mode == "subset" and runtime.batch_size_per_device % mix.group_size:
+        raise ValueError(
+            f"model.drop_path_mode is subset, a share of each group, but mix.group_size {mix.group_size} does not "
+            f"divide runtime.batch_size_per_device {runtime.batch_size_per_device}"
+        )
+    if config.distill.label_cache is not None and config.distill.kind == "none":
+        raise ValueError("distill.label_cache is set, but distill.kind is none; use --distill.kind hard or soft")

@@ -28,7 +28,7 @@ def open_train_and_val(data: DataConfig) -> tuple[ImageSet, ImageSet]:
 
 def global_batch_size(config: Config, ranks: Ranks) -> int:
     """Images in one optimizer step over all devices."""
-    return config.runtime.batch_size_per_device * ranks.world_size
+    return config.runtime.batch_size_per_device * config.runtime.accumulate_steps * ranks.world_size
 
 
 def train_augment(augment: AugmentConfig, image_size_px: int, *, decode_once: bool = False) -> TrainAugment:

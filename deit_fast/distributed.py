@@ -12,6 +12,9 @@ import torch.distributed as dist
 
 from .environment import available_cores
 
+CORES_AT_START = available_cores()
+"""Before this process was bound to its share of them."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -30,8 +33,8 @@ class Ranks:
 
     @property
     def cores(self) -> int:
-        """CPU cores for this process: those of the machine, shared evenly."""
-        return max(1, available_cores() // self.local_world_size)
+        """CPU cores for this process: those of the machine, shared evenly; no more than it is bound to (host.py)."""
+        return max(1, min(available_cores(), CORES_AT_START // self.local_world_size))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, in place."""
@@ -76,7 +79,12 @@ def process_group(device: str) -> Iterator[Ranks]:
     if world_size == 1:
         yield ranks
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # One group for both devices: the hosts vote on a stop beside the devices' collectives.
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    # torchrun may keep its store over a restart, in which the addresses of the processes before then still stand
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"restart_{env.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield ranks
     finally:

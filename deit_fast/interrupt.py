@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run at the next step border, so that it can save first."""
+"""Ctrl-C, SIGTERM and SIGUSR1 end a run at the next step border, so that it can save first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from .distributed import Ranks
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Slurm sends SIGUSR1 ahead of the time limit where it is asked to (`--signal=USR1@300`)."""
 
 
 class StopRequest:
@@ -21,12 +29,12 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:
-    """Turns the first SIGINT or SIGTERM into a request; the second acts as it would without us."""
+    """Turns the first of the stop signals into a request; a second one acts as it would without us."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python delivers signals to the main thread only, and only there handlers can be set
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def request(number: int, _frame: FrameType | None) -> None:
         stop.requested = True
@@ -39,3 +47,36 @@ def catch_stop_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class StopVote:
+    """Whether any rank was asked to stop: all leave at the same step, or the others would wait for it for ever.
+
+    Each step starts a vote between the hosts, and acts on that of the step before, which is over by then; so a stop
+    takes two steps at most, no device is waited for, and a step does not wait for its own vote.
+    """
+
+    def __init__(self, ranks: Ranks, stop: StopRequest) -> None:
+        self.stop, self.alone = stop, ranks.world_size == 1
+        self._votes = torch.zeros(1)
+        self._pending: dist.Work | None = None
+
+    def agreed(self) -> bool:
+        """Called once a step by every rank; the same answer for all of them."""
+        if self.alone:
+            return bool(self.stop)
+        asked = self._result()
+        self._votes = torch.tensor([float(bool(self.stop))])
+        self._pending = dist.all_reduce(self._votes, async_op=True)  # on the CPU: by gloo
+        return asked
+
+    def _result(self) -> bool:
+        if self._pending is None:
+            return False
+        self._pending.wait()
+        self._pending = None
+        return bool(self._votes.item())
+
+    def close(self) -> None:
+        """Waits for the vote under way."""
+        self._result()

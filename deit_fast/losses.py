@@ -8,12 +8,13 @@ Touvron et al. 2021, section 3; `losses.py` of facebookresearch/deit; timm's `So
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import DistillConfig, MixConfig
+from .config import DistillConfig, LossConfig, MixConfig
 from .mixing import MixedLabels
 
 Output = Tensor | tuple[Tensor, Tensor]
@@ -37,9 +38,35 @@ def label_loss(logits: Tensor, labels: MixedLabels, smoothing: float) -> Tensor:
     return -((1 - smoothing) * mixed + smoothing * log_p.mean(dim=-1)).mean()
 
 
+def binary_label_loss(logits: Tensor, labels: MixedLabels) -> Tensor:
+    """Binary cross-entropy over all classes, meaned over batch and classes; fp32 scalar (DeiT III).
+
+    The target of a class is 1 when it has any part in the mixed image (`targets.gt(0)` in the official engine.py):
+    BCE(x, t) = softplus(x) - t x, so the dense targets are not built.
+    """
+    logits = full_precision(logits)
+    of_a = logits.gather(1, labels.label_a[:, None])[:, 0]
+    of_b = logits.gather(1, labels.label_b[:, None])[:, 0]
+    has_a, has_b = labels.lam > 0, (labels.lam < 1) & (labels.label_a != labels.label_b)
+    # lam 0 leaves only label_b, also where both are the same class
+    has_a = has_a | (labels.label_a == labels.label_b)
+    positives = torch.where(has_a, of_a, 0).sum() + torch.where(has_b, of_b, 0).sum()
+    return (F.softplus(logits).sum() - positives) / logits.numel()
+
+
 def hard_distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Cross-entropy with the teacher's top class (equal ones: the lowest index), without smoothing; fp32 scalar."""
-    return F.cross_entropy(full_precision(logits), teacher_logits.argmax(dim=1))
+    return cached_distillation_loss(logits, top_class(teacher_logits))
+
+
+def top_class(teacher_logits: Tensor) -> Tensor:
+    """The class of the largest logit, int64 [B]; of equal ones the lowest index."""
+    return teacher_logits.argmax(dim=1)
+
+
+def cached_distillation_loss(logits: Tensor, teacher_labels: Tensor) -> Tensor:
+    """Cross-entropy with the teacher's top class as a label cache gives it, int64 [B]; fp32 scalar."""
+    return F.cross_entropy(full_precision(logits), teacher_labels)
 
 
 def soft_distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float, normalization: str) -> Tensor:
@@ -53,30 +80,59 @@ def soft_distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: 
     return total / (logits.numel() if normalization == "official" else len(logits))
 
 
-def build_loss(distill: DistillConfig, mix: MixConfig) -> Loss:
-    """(student output, labels, teacher logits or None) -> fp32 scalar on the device; the variant is chosen here.
+def build_label_loss(loss: LossConfig, mix: MixConfig) -> Callable[[Tensor, MixedLabels], Tensor]:
+    """(logits, labels) -> fp32 scalar."""
+    if loss.label == "bce":
+        return binary_label_loss
+    return partial(label_loss, smoothing=mix.label_smoothing)
 
+
+def cosub_loss(logits: Tensor, labels: MixedLabels, on_labels: Callable[[Tensor, MixedLabels], Tensor]) -> Tensor:
+    """Co-training of two submodels (Touvron et al. 2022, arXiv 2212.04884): logits [2B, C] of two passes.
+
+    A quarter each: both passes on the labels, and each on the other's probabilities, by binary cross-entropy.
+    """
+    one, other = full_precision(logits).chunk(2)
+    taught_by_other = F.binary_cross_entropy_with_logits(one, other.detach().sigmoid())
+    taught_by_one = F.binary_cross_entropy_with_logits(other, one.detach().sigmoid())
+    return 0.25 * (on_labels(one, labels) + on_labels(other, labels) + taught_by_other + taught_by_one)
+
+
+def build_loss(distill: DistillConfig, mix: MixConfig, loss: LossConfig | None = None) -> Loss:
+    """(student output, labels, the teacher's answer or None) -> fp32 scalar on the device; the variant is chosen here.
+
+    The teacher's answer is its logits [B, C], or, for hard distillation from a label cache, its top classes, int64 [B].
     ValueError for alpha outside [0, 1] or a temperature that is not positive.
     """
     if not 0 <= distill.alpha <= 1:
         raise ValueError(f"distill.alpha must be in [0, 1], got {distill.alpha}")
     if not distill.temperature > 0:
         raise ValueError(f"distill.temperature must be above 0, got {distill.temperature}")
-    smoothing, alpha = mix.label_smoothing, distill.alpha
+    loss = loss or LossConfig()
+    on_labels = build_label_loss(loss, mix)
     if distill.kind == "none":
-        return lambda output, labels, _teacher: label_loss(_single(output), labels, smoothing)
+        if loss.cosub:
+            return lambda output, labels, _teacher: cosub_loss(_single(output), labels, on_labels)
+        return lambda output, labels, _teacher: on_labels(_single(output), labels)
+    on_teacher = build_distillation_loss(distill)
+    alpha = distill.alpha
 
-    def distilled(output: Output, labels: MixedLabels, teacher_logits: Tensor | None) -> Tensor:
+    def distilled(output: Output, labels: MixedLabels, answer: Tensor | None) -> Tensor:
         assert isinstance(output, tuple)
-        assert teacher_logits is not None
+        assert answer is not None
         cls, dist = output
-        if distill.kind == "hard":
-            distillation = hard_distillation_loss(dist, teacher_logits)
-        else:
-            distillation = soft_distillation_loss(dist, teacher_logits, distill.temperature, distill.soft_normalization)
-        return (1 - alpha) * label_loss(cls, labels, smoothing) + alpha * distillation
+        return (1 - alpha) * on_labels(cls, labels) + alpha * on_teacher(dist, answer)
 
     return distilled
+
+
+def build_distillation_loss(distill: DistillConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """(logits of the distillation token, the teacher's answer) -> fp32 scalar."""
+    if distill.kind == "soft":
+        return partial(
+            soft_distillation_loss, temperature=distill.temperature, normalization=distill.soft_normalization
+        )
+    return hard_distillation_loss if distill.label_cache is None else cached_distillation_loss
 
 
 def _single(output: Output) -> Tensor:

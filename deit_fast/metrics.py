@@ -1,21 +1,16 @@
-"""What a run tells about itself: running sums of an epoch, one JSON line per epoch, and a live progress line."""
+"""What a run counts: sums of an epoch so far, seconds of waiting for data, and files of one JSON line per row."""
 
 from __future__ import annotations
 
 import json
-import math
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-SECONDS_BETWEEN_LINES = 10.0
-"""Where there is no terminal, such as in a log file, progress is told this often."""
+logger = logging.getLogger("deit_fast")
 
 Item = TypeVar("Item")
 
@@ -31,11 +26,13 @@ class EpochSums:
     data_wait_seconds: float = 0.0
     replaced_views: int = 0
     """Views of all ranks that showed another image in place of a bad one."""
+    skipped_steps: int = 0
+    """Of the steps, those whose gradients were not finite; their loss is not in the sum."""
 
     @property
     def mean_loss(self) -> float:
         """Mean loss of the steps counted."""
-        return self.loss / max(1, self.steps)
+        return self.loss / max(1, self.steps - self.skipped_steps)
 
     @property
     def images_per_second(self) -> float:
@@ -55,6 +52,7 @@ class EpochSums:
         self.seconds += other.seconds
         self.data_wait_seconds += other.data_wait_seconds
         self.replaced_views += other.replaced_views
+        self.skipped_steps += other.skipped_steps
 
     def as_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
@@ -84,81 +82,43 @@ class WaitClock(Generic[Item]):
         return seconds
 
 
-class MetricsFile:
-    """`metrics.jsonl` of a run: one line per finished epoch."""
+class JsonLines:
+    """A file of one JSON object a line. A full disk is said once, and does not stop the run."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, path: Path) -> None:
+        self.path, self.failed = path, False
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far."""
+        """All rows so far; a line that a killed process left unfinished is no row."""
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        rows = []
+        for line in self.path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                logger.warning("%s has an unfinished line, which is left out", self.path)
+        return rows
 
     def append(self, row: dict[str, Any]) -> None:
         """Writes one row."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            self._say(error)
 
-    def keep_epochs(self, epochs: int) -> None:
-        """Forgets the rows of epochs after `epochs`: a resumed run does them again."""
-        rows = [row for row in self.rows() if row["epoch"] <= epochs]
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Forgets the other rows: a resumed run does them again."""
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.replace(self.path)
+        try:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows() if wanted(row)))
+            partial.replace(self.path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            self._say(error)
 
-
-class LiveLine:
-    """Progress for people: a bar on a terminal, plain lines elsewhere, nothing on other ranks than the first."""
-
-    def __init__(self, title: str, *, total_steps: int, first_step: int, epochs: int, enabled: bool = True) -> None:
-        self.console = Console(stderr=True, quiet=not enabled, soft_wrap=True)
-        self.title, self.epochs, self.total_steps = title, epochs, total_steps
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not (enabled and self.console.is_terminal),
-        )
-        self.task = self.bar.add_task(title, total=total_steps, completed=first_step, numbers="")
-        self.first_step, self.start = first_step, time.perf_counter()
-        self.printed = -math.inf
-
-    def __enter__(self) -> LiveLine:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    def step(self, step: int) -> None:
-        """One more step is done; costs the host microseconds and asks nothing of the device."""
-        self.bar.update(self.task, completed=step)
-
-    def numbers(self, step: int, epoch: int, sums: EpochSums) -> None:
-        """Shows the figures of the stretch of steps since the last call."""
-        text = (
-            f"epoch {epoch + 1}/{self.epochs}  loss {sums.mean_loss:.3f}  "
-            f"{sums.images_per_second:,.0f} images/s  data wait {sums.data_wait_fraction:.0%}"
-        )
-        if sums.replaced_views:
-            text += f"  replaced {sums.replaced_views} views of bad images"
-        self.bar.update(self.task, completed=step, numbers=text)
-        now = time.perf_counter()
-        if not self.console.is_terminal and (now - self.printed >= SECONDS_BETWEEN_LINES or step == self.total_steps):
-            self.printed = now
-            eta = (now - self.start) / max(1, step - self.first_step) * (self.total_steps - step)
-            self.console.print(
-                f"{self.title}  step {step}/{self.total_steps}  {text}  ETA {eta:,.0f} s", highlight=False
-            )
-
-    def say(self, line: str) -> None:
-        """One line above the bar."""
-        self.console.print(line, highlight=False)
+    def _say(self, error: OSError) -> None:
+        if not self.failed:
+            self.failed = True
+            logger.warning("%s cannot be written (%s); the run goes on", self.path, error.strerror)

@@ -1,14 +1,17 @@
-"""AdamW with the official parameter groups (timm 0.3's `create_optimizer`)."""
+"""The optimizer with the official parameter groups (timm 0.3's `create_optimizer`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from .apex import find_apex, fused_optimizer
 from .config import OptimConfig
+from .lamb import Lamb
 from .model import DeiT
 
 LR_REFERENCE_BATCH = 512
+EPSILON = 1e-8
 
 
 def scaled_lr(optim: OptimConfig, global_batch_size: int) -> float:
@@ -41,6 +44,13 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, obj
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig, *, global_batch_size: int) -> torch.optim.Optimizer:
-    """AdamW, eps 1e-8, betas 0.9 and 0.999, in one fused kernel for all parameters."""
+    """AdamW or LAMB, eps 1e-8, betas 0.9 and 0.999; NVIDIA's apex does it where it can, else torch's fused AdamW and
+    this package's LAMB."""
     lr = scaled_lr(optim, global_batch_size)
-    return torch.optim.AdamW(parameter_groups(model, optim), lr=lr, eps=1e-8, fused=True)
+    groups = parameter_groups(model, optim)
+    on_cuda = all(parameter.is_cuda for parameter in model.parameters())
+    if optim.apex == "auto" and on_cuda and find_apex() == "nvidia":
+        return fused_optimizer(optim.name)(groups, lr=lr, eps=EPSILON)
+    if optim.name == "lamb":
+        return Lamb(groups, lr=lr, eps=EPSILON)
+    return torch.optim.AdamW(groups, lr=lr, eps=EPSILON, fused=True)

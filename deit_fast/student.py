@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config
-from .model import create_student, has_dist_head
+from .model import DeiT, create_student, has_dist_head
 from .weights import load_weights, read_weights
 
 
@@ -36,8 +36,17 @@ def build_student(config: Config, num_classes: int) -> nn.Module:
     return student
 
 
-def compile_blocks(student: nn.Module) -> None:
-    """Compiles block by block: one small graph used for all, and DDP keeps overlapping its all-reduce between them."""
+def compile_blocks(
+    student: nn.Module, *, cuda_graphs: bool = False, subset: bool = False, backend: str = "inductor"
+) -> None:
+    """Compiles block by block: one small graph used for all, and DDP keeps overlapping its all-reduce between them.
+
+    cuda_graphs: they are recorded once and replayed, which saves the host's launches. subset: the batch of a branch
+    differs from block to block, which one graph has to serve. A graph break in a DeiT is an error, not a slow place.
+    """
     blocks = getattr(student, "blocks", None)
+    mode = "reduce-overhead" if cuda_graphs else None
     for module in blocks if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else [student]:
-        module.compile(dynamic=False)
+        module.compile(
+            dynamic=None if subset else False, fullgraph=isinstance(student, DeiT), mode=mode, backend=backend
+        )

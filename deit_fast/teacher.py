@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig
+from .fold_batch_norm import fold_batch_norms
 from .weights import load_weights, num_classes, read_weights
 
 OFFICIAL_WEIGHTS = {"regnety_160": "regnety_160.deit_in1k"}
 """timm's default weights of this name are others than those that taught DeiT."""
+PROBE_SIZE_PX = 64
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""What autocast keeps in fp32, so that a model with any of them stays in fp32 itself."""
 
 
 def full_name(name: str) -> str:
@@ -24,8 +28,8 @@ def full_name(name: str) -> str:
 class Teacher:
     """Callable: images [B, 3, H, W], normalised for the student -> logits [B, C] without gradient.
 
-    In evaluation mode, channels-last, under autocast; images are brought to the normalisation and the resolution that
-    the teacher was trained with where these differ.
+    In evaluation mode, under autocast; images are brought to the normalisation and the resolution that the teacher was
+    trained with where these differ. Batch norms are folded away where `fold` allows, the memory format is `layout`.
     """
 
     def __init__(
@@ -37,10 +41,21 @@ class Teacher:
         shift: Tensor | None,
         device: torch.device,
         autocast_dtype: torch.dtype | None,
+        layout: str = "channels_last",
+        fold: bool = True,
+        compiled: bool = False,
     ) -> None:
         """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same."""
-        self.model = model.eval().requires_grad_(False).to(device)
-        self.model = self.model.to(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        model = model.eval().requires_grad_(False)
+        if fold:
+            fold_batch_norms(model, image_size_px or PROBE_SIZE_PX)
+        if autocast_dtype is not None and not any(isinstance(module, NORMS) for module in model.modules()):
+            # autocast would cast frozen weights again in every forward: its cache holds trained ones only
+            model = model.to(autocast_dtype)
+        self.model = model.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if compiled:
+            self.model.compile(dynamic=False)
         self.image_size_px, self.device, self.autocast_dtype = image_size_px, device, autocast_dtype
         self.scale = None if scale is None else scale.to(device)
         self.shift = None if shift is None else shift.to(device)
@@ -57,7 +72,7 @@ class Teacher:
             images = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
         if self.scale is not None and self.shift is not None:
             images = torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=self.memory_format)
 
 
 def build_teacher(
@@ -68,6 +83,9 @@ def build_teacher(
     student_std: tuple[float, ...],
     device: torch.device,
     autocast_dtype: torch.dtype | None,
+    layout: str = "channels_last",
+    fold: bool = True,
+    compiled: bool = False,
 ) -> Teacher:
     """distill.teacher of timm with the weights of distill.teacher_checkpoint, or timm's own, which it downloads.
 
@@ -92,6 +110,9 @@ def build_teacher(
         shift=shift,
         device=device,
         autocast_dtype=autocast_dtype,
+        layout=layout,
+        fold=fold,
+        compiled=compiled,
     )
 
 

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from deit_fast.dali_pipelines.loader import Batch
 
-from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from .config import IMAGENET_MEAN, IMAGENET_STD, Config
-from .config_file import config_as_dict, differing_keys, write_config
+from .build_step import build_train_step, figures_of
+from .checkpoint import newest_checkpoint, remove_partial_files
+from .checkpoint_writer import CheckpointWriter
+from .config import Config
+from .config_file import write_config
 from .config_rules import check_config
 from .data import count_bad, global_batch_size, open_train_and_val, train_loader, validation_loader
 from .distributed import Ranks
 from .ema import Ema
 from .evaluate import Scores, evaluate
-from .interrupt import StopRequest, catch_stop_signals
-from .losses import build_loss
-from .metrics import EpochSums, LiveLine, MetricsFile, WaitClock
+from .interrupt import StopVote, catch_stop_signals
+from .live import LiveLine
+from .memory import advise_on, is_out_of_memory
+from .metrics import EpochSums, JsonLines, WaitClock
 from .optim import build_optimizer, scaled_lr
-from .precision import DTYPES, choose_precision, gradient_scaler
+from .precision import choose_precision, gradient_scaler
+from .run_log import RunLog, build_row, write_skipped
+from .run_state import RunState, resume_path
 from .schedule import learning_rate
-from .step import TrainStep, no_teacher
-from .student import build_student, compile_blocks
-from .teacher import build_teacher
-from .weights import load_weights
+from .start_report import prepare_host, say_start
+from .student import build_student
+from .watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Outcome:
     ema_scores: Scores | None
     images_per_second: float
     data_wait_fraction: float
+    unsaved: str | None = None
+    """Why the last state could not be saved; None when it is on the disk."""
 
 
 class Trainer:
@@ -56,11 +60,11 @@ class Trainer:
         self.config, self.ranks, self.title = config, ranks, title
         self.folder = Path(config.checkpoint.dir)
         self.precision = choose_precision(config.runtime.precision, ranks.device)
-        resume_from = self._resume_path()
+        resume_from = resume_path(config.checkpoint)
+        prepare_host(config, ranks)
 
         train_images, val_images = open_train_and_val(config.data)
-        self.classes = train_images.classes
-        self.global_batch_size = global_batch_size(config, ranks)
+        batch_size = global_batch_size(config, ranks)
         self.train_loader = train_loader(config, train_images, ranks, self.precision)
         self.sampler = self.train_loader.sampler
         self.val_loader = validation_loader(
@@ -68,229 +72,222 @@ class Trainer:
         )
         self.last_step = self.sampler.steps_per_epoch * config.schedule.epochs
 
-        self.student = build_student(config, len(self.classes)).to(ranks.device)
-        self.ema = Ema(self.student, config.optim.ema_decay) if config.optim.ema_decay is not None else None
-        self.peak_lr = scaled_lr(config.optim, self.global_batch_size)
-        self.optimizer = build_optimizer(self.student, config.optim, global_batch_size=self.global_batch_size)
-        self.scaler = gradient_scaler(self.precision, ranks.device)
-        self.step, self.sums = 0, EpochSums()
-        if resume_from is not None:
-            self._restore(resume_from)
-        self.train_step = self._build_step()
-
-    def _build_step(self) -> TrainStep:
-        config, ranks = self.config, self.ranks
-        teacher: Callable[[torch.Tensor], torch.Tensor | None] = no_teacher
-        if config.distill.kind != "none":
-            teacher = build_teacher(
-                config.distill,
-                num_classes=len(self.classes),
-                student_mean=IMAGENET_MEAN,
-                student_std=IMAGENET_STD,
-                device=ranks.device,
-                autocast_dtype=None if self.precision == "fp32" else DTYPES[self.precision],
-            )
-        if config.runtime.compile:
-            compile_blocks(self.student)
-        callee: nn.Module = self.student
-        if ranks.world_size > 1:
-            devices = [ranks.device] if ranks.device.type == "cuda" else None
-            callee = DistributedDataParallel(self.student, device_ids=devices, gradient_as_bucket_view=True)
-        return TrainStep(
-            config,
-            callee,
-            model=self.student,
-            teacher=teacher,
-            loss=build_loss(config.distill, config.mix),
-            optimizer=self.optimizer,
-            scaler=self.scaler,
-            ema=self.ema,
-            precision=self.precision,
-            device=ranks.device,
-            rank=ranks.rank,
+        student = build_student(config, len(train_images.classes)).to(ranks.device)
+        self.peak_lr = scaled_lr(config.optim, batch_size)
+        self.state = RunState(
+            config=config,
+            classes=train_images.classes,
+            global_batch_size=batch_size,
+            student=student,
+            ema=Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None,
+            optimizer=build_optimizer(student, config.optim, global_batch_size=batch_size),
+            scaler=gradient_scaler(self.precision, ranks.device),
+            step=0,
+            sums=EpochSums(),
         )
+        if resume_from is not None:
+            self.state.restore(resume_from)
+        self.train_step, self.teacher = build_train_step(config, self.state, ranks, self.precision, self.train_loader)
 
-    # Saving and resuming
-
-    def _resume_path(self) -> Path | None:
-        """The checkpoint to go on from; ValueError when a new run would write over an old one."""
-        resume = self.config.checkpoint.resume
-        newest = newest_checkpoint(self.folder)
-        if resume == "auto":
-            return newest
-        if resume != "none":
-            return Path(resume)
-        if newest is not None:
-            raise ValueError(
-                f"checkpoint.dir {self.folder} already holds a run ({newest.name}); go on with it by "
-                "--checkpoint.resume auto, or choose another --checkpoint.dir"
-            )
-        return None
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "model": self.student.state_dict(),
-            "model_ema": self.ema.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "sums": self.sums.as_dict(),
-            "classes": list(self.classes),
-            "global_batch_size": self.global_batch_size,
-            "config": config_as_dict(self.config),
-        }
-
-    def _restore(self, path: Path) -> None:
-        state = load_checkpoint(path)
-        differing = differing_keys(state["config"], config_as_dict(self.config))
-        if differing:
-            raise ValueError(
-                f"checkpoint {path} was made with another {differing[0]}; resume with the run's own settings "
-                f"({self.folder}/config.yaml), or start from its weights with --model.init_checkpoint {path}"
-            )
-        if state["classes"] != list(self.classes):
-            raise ValueError(
-                f"checkpoint {path} was trained on other classes than those of data.path {self.config.data.path}"
-            )
-        if state["global_batch_size"] != self.global_batch_size:
-            raise ValueError(
-                f"checkpoint {path} was trained with a global batch of {state['global_batch_size']}, now it would be "
-                f"{self.global_batch_size}: runtime.batch_size_per_device times the number of processes has to stay"
-            )
-        load_weights(self.student, state["model"])
-        if self.ema:
-            self.ema.load_state_dict(state["model_ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.sums = state["step"], EpochSums(**state["sums"])
-
-    def save(self) -> Path | None:
-        """Saves from the first rank; the others wait, so that none runs ahead into a run that is not saved."""
-        path = None
-        if self.ranks.is_main:
-            path = save_checkpoint(self.folder, self._state(), self.config.checkpoint.keep_last)
-        self.ranks.barrier()
-        return path
+    @property
+    def student(self) -> torch.nn.Module:
+        """The model that is trained."""
+        return self.state.student
 
     # Running
 
     def fit(self) -> Outcome:
         """Trains to the last epoch, or until a signal asks to stop; then everything is saved."""
-        steps_per_epoch = self.sampler.steps_per_epoch
+        try:
+            with ExitStack() as stack:
+                self._open(stack)
+                self._run()
+            return self._outcome()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            line = advise_on(self.config, self.student, self.precision, self.ranks.device)
+            raise RuntimeError(line) from error
+
+    def _open(self, stack: ExitStack) -> None:
+        """The run's folder, its log, its watchdog and its signals; each is closed however the run ends."""
+        config, state = self.config, self.state
         if self.ranks.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_config(self.folder, self.config)
-            MetricsFile(self.folder).keep_epochs(self.step // steps_per_epoch)
+            remove_partial_files(self.folder)
+            write_config(self.folder, config)
+        self.metrics = JsonLines(self.folder / "metrics.jsonl")
+        if self.ranks.is_main:
+            self.metrics.keep(lambda row: row["epoch"] <= state.step // self.sampler.steps_per_epoch)
+        self.best = best_top1(self.metrics.rows())
         self.scores: Scores | None = None
         self.ema_scores: Scores | None = None
         self.total = EpochSums()
-        checkpoint = newest_checkpoint(self.folder)
-        live = LiveLine(
-            self.title,
-            total_steps=self.last_step,
-            first_step=self.step,
-            epochs=self.config.schedule.epochs,
-            enabled=self.ranks.is_main,
+        self.live = stack.enter_context(
+            LiveLine(
+                self.title,
+                total_steps=self.last_step,
+                first_step=state.step,
+                epochs=config.schedule.epochs,
+                enabled=self.ranks.is_main,
+            )
         )
-        batches = WaitClock(self.train_loader.batches(self.step, self.last_step))
-        with catch_stop_signals() as stop, live:
-            if self.step and self.step % steps_per_epoch == 0:
-                self._finish_epoch(live)  # saved at the end of an epoch, whose evaluation may not have been written
-            while self.step < self.last_step and not self._agree_to_stop(stop):
-                self._train_epoch(batches, live, stop)
-                checkpoint = self.save()
-                if self.step % steps_per_epoch == 0:
-                    self._finish_epoch(live)
+        say_start(config, self.ranks, state.global_batch_size, self.live.say)
+        figures = figures_of(config, self.student, self.teacher, self.ranks)
+        self.log = RunLog(self.folder, self.live, epochs=config.schedule.epochs, figures=figures, first_step=state.step)
+        stack.callback(self.log.close)
+        if config.runtime.tensorboard and self.ranks.is_main:
+            self.log.open_tensorboard(state.step)
+        self.writer = CheckpointWriter(self.folder, config.checkpoint.keep_last, self.live.say)
+        self.writer.newest = newest_checkpoint(self.folder)
+        stack.callback(self.writer.wait)
+        self.vote = StopVote(self.ranks, stack.enter_context(catch_stop_signals()))
+        self.watchdog = Watchdog(self.ranks, config.runtime.hang_timeout_s)
+        stack.callback(self.watchdog.close)
+
+    def _run(self) -> None:
+        state, steps_per_epoch = self.state, self.sampler.steps_per_epoch
+        batches = WaitClock(self.train_loader.batches(state.step, self.last_step))
+        if state.step and state.step % steps_per_epoch == 0:
+            self._finish_epoch()  # saved at the end of an epoch, whose evaluation may not have been written
+        stopped = False
+        while state.step < self.last_step and not stopped:
+            stopped = self._train_stretch(batches)
+            self._save()
+            if state.step % steps_per_epoch == 0:
+                self._finish_epoch()
+        self.vote.close()
+        self.writer.wait()
+        self.ranks.barrier()  # none leaves, and ends the group, while the first still writes
+
+    def _train_stretch(self, batches: WaitClock[Batch]) -> bool:
+        """Steps up to the end of the epoch, the next checkpoint within it, or a stop; whether it was a stop."""
+        state, config = self.state, self.config
+        steps_per_epoch = self.sampler.steps_per_epoch
+        self.epoch = state.step // steps_per_epoch
+        lr = learning_rate(self.epoch, config.schedule, self.peak_lr)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        end = next_border(state.step, steps_per_epoch, config.checkpoint.every_steps)
+        self.student.train()
+        # fp64 adds fp32 losses without rounding, so where a stretch ends does not show in the mean
+        loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        logged, start = state.step, time.perf_counter()
+        batches.take()
+        stop = False
+        while state.step < end and not stop:
+            self.watchdog.beat(state.step)
+            batch = next(batches)
+            loss += self.train_step(batch, state.step, self.sampler.groups(state.step))
+            state.step += 1
+            self.live.step(state.step)
+            stop = self.vote.agreed()
+            if state.step % config.runtime.log_every_steps == 0 or state.step == end or stop:
+                self._read_stretch(loss, EpochSums(0.0, state.step - logged, 0, time.perf_counter() - start), batches)
+                loss.zero_()
+                logged, start = state.step, time.perf_counter()
+        return stop
+
+    def _read_stretch(self, loss: torch.Tensor, stretch: EpochSums, batches: WaitClock[Batch]) -> None:
+        """Reads losses and norms, which waits for the device, and adds the stretch of steps to the epoch's sums."""
+        records = self.train_step.guard.take()
+        replaced = loss.new_tensor(self.train_loader.substitutes.take_replaced())
+        total, replaced_views = self.ranks.sum(torch.stack([loss, replaced])).tolist()
+        stretch.loss, stretch.replaced_views = total / self.ranks.world_size, int(replaced_views)
+        stretch.images = stretch.steps * self.state.global_batch_size
+        stretch.data_wait_seconds = batches.take()
+        skipped = [record for record in records if record.skipped]
+        stretch.skipped_steps = len(skipped)
+        self.state.sums.add(stretch)
+        self.total.add(stretch)
+        for record in skipped:
+            write_skipped(self.folder, self.ranks.rank, record, self._images_of(record.step, record.views))
+        row = build_row(
+            self.state.step, self.epoch, self.state.optimizer.param_groups[0]["lr"], stretch,
+            records[-1].gradient_norm, self.log.figures, self.ranks.device,
+            self.state.sums.skipped_steps,
+        )  # fmt: skip
+        self.log.add(row)
+        allowed = self.config.optim.max_skipped_steps
+        if self.state.sums.skipped_steps > allowed:
+            raise RuntimeError(
+                f"{self.state.sums.skipped_steps} steps of epoch {self.epoch + 1} had a loss or gradients that are not "
+                f"finite, more than optim.max_skipped_steps {allowed}; their samples are in {self.folder}/"
+                f"skipped_steps_rank*.jsonl, the last checkpoint is from before; a lower optim.lr or "
+                "--runtime.precision fp32 may help"
+            )
+
+    def _images_of(self, step: int, views: torch.Tensor) -> list[str]:
+        """The files that a step showed on this rank."""
+        loader, epoch = self.train_loader, step // self.sampler.steps_per_epoch
+        numbers = views.numpy()
+        shown = loader.substitutes.replace(epoch, numbers, self.sampler.images(epoch, numbers))
+        return [loader.images.name(int(image)) for image in shown]
+
+    # Saving and scoring
+
+    def _save(self) -> None:
+        """Saves from the first rank while all go on."""
+        if self.ranks.is_main:
+            self.writer.save(self.state.as_dict())
+
+    def _finish_epoch(self) -> None:
+        """Evaluates where due, writes the epoch's row, and starts new sums."""
+        state = self.state
+        epoch = state.step // self.sampler.steps_per_epoch
+        sums = state.sums
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": state.step,
+            "loss": sums.mean_loss,
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "images_per_second": sums.images_per_second,
+            "data_wait_fraction": sums.data_wait_fraction,
+            "bad_images": count_bad(self.train_loader.substitutes, self.ranks),
+            "replaced_views": sums.replaced_views,
+            "skipped_steps": sums.skipped_steps,
+        }
+        if epoch % self.config.eval.every_epochs == 0 or state.step == self.last_step:
+            self.watchdog.beat(state.step)
+            self.scores = evaluate(self.student, self.val_loader, self.ranks, self.precision)
+            row["val"] = self.scores.as_dict()
+            if state.ema:
+                self.ema_scores = evaluate(state.ema.module, self.val_loader, self.ranks, self.precision)
+                row["val_ema"] = self.ema_scores.as_dict()
+            scored = top1_line(self.scores, self.ema_scores)
+            self.live.say(f"{self.title}  epoch {epoch}  loss {sums.mean_loss:.3f}  {scored}")
+        if self.ranks.is_main:
+            self.metrics.keep(lambda row: row["epoch"] < epoch)
+            self.metrics.append(row)
+            self.log.add_scores(state.step, row)
+            if self.config.checkpoint.keep_best and (best := best_top1([row])) > self.best:
+                self.best = best
+                self.writer.keep_as_best()
+        state.sums = EpochSums()
+
+    def _outcome(self) -> Outcome:
         return Outcome(
-            self.step == self.last_step,
-            self.step,
-            checkpoint,
+            self.state.step == self.last_step,
+            self.state.step,
+            self.writer.newest,
             self.scores,
             self.ema_scores,
             self.total.images_per_second,
             self.total.data_wait_fraction,
+            self.writer.failed,
         )
-
-    def _train_epoch(self, batches: WaitClock[Batch], live: LiveLine, stop: StopRequest) -> None:
-        """Steps up to the end of the epoch, the next checkpoint within it, or a stop."""
-        steps_per_epoch, config = self.sampler.steps_per_epoch, self.config
-        epoch = self.step // steps_per_epoch
-        lr = learning_rate(epoch, config.schedule, self.peak_lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        end = next_border(self.step, steps_per_epoch, config.checkpoint.every_steps)
-        self.student.train()
-        # fp64 adds fp32 losses without rounding, so where a stretch ends does not show in the mean
-        loss = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        logged, start = self.step, time.perf_counter()
-        batches.take()
-        while self.step < end:
-            batch = next(batches)
-            loss += self.train_step(batch, self.step, self.sampler.groups(self.step))
-            self.step += 1
-            live.step(self.step)
-            log_now = self.step % config.runtime.log_every_steps == 0
-            if log_now or self.step == end or (self.ranks.world_size == 1 and stop):
-                stretch = self._read_stretch(loss, self.step - logged, start, batches.take())
-                live.numbers(self.step, epoch, stretch)
-                loss.zero_()
-                logged, start = self.step, time.perf_counter()
-                if self._agree_to_stop(stop):
-                    return
-
-    def _read_stretch(self, loss: torch.Tensor, steps: int, start: float, waited: float) -> EpochSums:
-        """Reads the summed loss, which waits for the device, and adds the stretch of steps to the epoch's sums."""
-        replaced = loss.new_tensor(self.train_loader.substitutes.take_replaced())
-        total, replaced_views = self.ranks.sum(torch.stack([loss, replaced])).tolist()
-        total /= self.ranks.world_size
-        if not math.isfinite(total):
-            raise RuntimeError(
-                f"the loss is {total / steps} at step {self.step}; nothing was saved since the last checkpoint in "
-                f"{self.folder}; a lower optim.lr or --runtime.precision fp32 may help"
-            )
-        images = steps * self.global_batch_size
-        stretch = EpochSums(total, steps, images, time.perf_counter() - start, waited, int(replaced_views))
-        self.sums.add(stretch)
-        self.total.add(stretch)
-        return stretch
-
-    def _agree_to_stop(self, stop: StopRequest) -> bool:
-        """Whether any rank was asked to stop: all leave at the same step, or the others would wait for it for ever."""
-        asked = torch.tensor(float(bool(stop)), device=self.ranks.device)
-        return bool(self.ranks.sum(asked).item())
-
-    def _finish_epoch(self, live: LiveLine) -> None:
-        """Evaluates where due, writes the epoch's row, and starts new sums."""
-        epoch = self.step // self.sampler.steps_per_epoch
-        row = {
-            "epoch": epoch,
-            "step": self.step,
-            "loss": self.sums.mean_loss,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": self.sums.images_per_second,
-            "data_wait_fraction": self.sums.data_wait_fraction,
-            "bad_images": count_bad(self.train_loader.substitutes, self.ranks),
-            "replaced_views": self.sums.replaced_views,
-        }
-        if epoch % self.config.eval.every_epochs == 0 or self.step == self.last_step:
-            self.scores = evaluate(self.student, self.val_loader, self.ranks, self.precision)
-            row["val"] = self.scores.as_dict()
-            if self.ema:
-                self.ema_scores = evaluate(self.ema.module, self.val_loader, self.ranks, self.precision)
-                row["val_ema"] = self.ema_scores.as_dict()
-            scored = top1_line(self.scores, self.ema_scores)
-            live.say(f"{self.title}  epoch {epoch}  loss {self.sums.mean_loss:.3f}  {scored}")
-        if self.ranks.is_main:
-            metrics = MetricsFile(self.folder)
-            metrics.keep_epochs(epoch - 1)
-            metrics.append(row)
-        self.sums = EpochSums()
 
 
 def next_border(step: int, steps_per_epoch: int, every_steps: int | None) -> int:
     """The next step at which a checkpoint is due: every `every_steps` of the run, and at the end of each epoch."""
     end = (step // steps_per_epoch + 1) * steps_per_epoch
     return end if every_steps is None else min(end, (step // every_steps + 1) * every_steps)
+
+
+def best_top1(rows: list[dict[str, Any]]) -> float:
+    """The best top-1 in rows of metrics.jsonl, of the weights or of their moving average; -inf without any."""
+    return max((row[name]["top1"]["average"] for row in rows for name in ("val", "val_ema") if name in row),
+               default=-math.inf)  # fmt: skip
 
 
 def top1_line(scores: Scores, ema_scores: Scores | None) -> str:

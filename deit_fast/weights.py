@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from .model import DEIT_VARIANTS, DeiT
+from .model import DeiT
+from .variants import DEIT_VARIANTS
+
+logger = logging.getLogger("deit_fast")
 
 StateDict = dict[str, Tensor]
+GAMMA = re.compile(r"gamma_([12])$")
+"""LayerScale in the official DeiT III checkpoints, `blocks.i.gamma_1`; timm and we say `blocks.i.ls1.gamma`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
     if ema and found is None:
         raise ValueError(f"{path} holds no moving average of the weights; leave --ema out")
     state_dict = {
-        name.removeprefix("module."): value
+        GAMMA.sub(r"ls\1.gamma", name.removeprefix("module.")): value
         for name, value in (content if found is None else found).items()
         if isinstance(value, Tensor)
     }
@@ -56,7 +65,7 @@ def read_weights(path: str | Path, *, ema: bool = False) -> Weights:
 def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
@@ -66,6 +75,16 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not weights")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors, and what `deit-fast export` wrote beside them."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+    if "config" not in metadata:
+        return tensors
+    return {"model": tensors, "config": json.loads(metadata["config"]), "classes": json.loads(metadata["classes"])}
 
 
 def num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
@@ -82,15 +101,15 @@ def infer_name(state_dict: Mapping[str, Tensor]) -> str | None:
         return None
     depth = len({name.split(".")[1] for name in state_dict if name.startswith("blocks.")})
     embed_dim, _, patch, _ = state_dict["patch_embed.proj.weight"].shape
-    distilled = "dist_token" in state_dict
-    side = round(math.sqrt(state_dict["pos_embed"].shape[1] - 1 - distilled)) * patch
+    positions = state_dict["pos_embed"].shape[1]
     for name, shape in DEIT_VARIANTS.items():
-        if (shape.embed_dim, shape.depth, shape.patch_size_px, shape.distilled) == (
-            embed_dim,
-            depth,
-            patch,
-            distilled,
-        ) and (shape.image_size_px == side):
+        prefix = 1 + shape.distilled if shape.positions_on_prefix else 0
+        if (
+            (shape.embed_dim, shape.depth, shape.patch_size_px) == (embed_dim, depth, patch)
+            and shape.distilled == ("dist_token" in state_dict)
+            and (shape.layer_scale_init is not None) == ("blocks.0.ls1.gamma" in state_dict)
+            and positions == (shape.image_size_px // patch) ** 2 + prefix
+        ):
             return name
     return None
 
@@ -111,7 +130,8 @@ def interpolate_pos_embed(pos_embed: Tensor, num_tokens: int, num_prefix_tokens:
 def load_weights(model: nn.Module, weights: Weights | Mapping[str, Tensor], *, finetune: bool = False) -> None:
     """Puts weights into a model; positions are interpolated when the resolution differs.
 
-    finetune: classifiers of another shape, and heads that the file lacks, keep their first values. ValueError, naming
+    finetune: classifiers of another shape, and heads that the file lacks, keep their first values; what a model of timm
+    has no place for is left out. ValueError, naming
     the first name or shape that does not fit, for anything else that differs; the model is then unchanged.
     """
     source = f"{weights.path}: " if isinstance(weights, Weights) else ""
@@ -121,13 +141,32 @@ def load_weights(model: nn.Module, weights: Weights | Mapping[str, Tensor], *, f
     if isinstance(model, DeiT) and pos_embed is not None and pos_embed.shape != own["pos_embed"].shape:
         prefix = 2 if "dist_token" in state_dict else 1
         if pos_embed.shape[-1] == own["pos_embed"].shape[-1] and prefix == model.num_prefix_tokens:
-            state_dict["pos_embed"] = interpolate_pos_embed(pos_embed, own["pos_embed"].shape[1], prefix)
+            with_position = prefix if model.shape.positions_on_prefix else 0
+            state_dict["pos_embed"] = interpolate_pos_embed(pos_embed, own["pos_embed"].shape[1], with_position)
+    if finetune and not isinstance(model, DeiT):
+        state_dict = _as_timm_reads(model, state_dict, source)
     if finetune:
         for name in [name for name in own if name.split(".")[0] in ("head", "head_dist", "fc", "classifier")]:
             if name not in state_dict or state_dict[name].shape != own[name].shape:
                 state_dict[name] = own[name]
     _check_fit(source, own, state_dict)
     model.load_state_dict(state_dict)
+
+
+def _as_timm_reads(model: nn.Module, state_dict: StateDict, source: str) -> StateDict:
+    """Weights of a pretraining (MAE, BEiT, DINO) as timm reads them: names, positions at another resolution.
+
+    What has no place in the model, such as a decoder, is left out and said.
+    """
+    read = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if read is not None:
+        state_dict = dict(read(state_dict, model))
+    left_out = [name for name in state_dict if name not in model.state_dict()]
+    if left_out:
+        logger.warning(
+            "%s%d weights have no place in the model and are left out: %s, ...", source, len(left_out), left_out[0]
+        )
+    return {name: value for name, value in state_dict.items() if name not in left_out}
 
 
 def _check_fit(source: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -40,7 +40,7 @@ def test_a_failed_write_keeps_the_last_good_one_and_leaves_nothing_half_written(
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     bad = state(3)
     bad["model"]["w"][1] = float("nan")
-    with pytest.raises(ValueError, match="w are not finite at step 3"):
+    with pytest.raises(RuntimeError, match="w are not finite at step 3"):
         save_checkpoint(tmp_path, bad, keep_last=1)
     assert list(tmp_path.iterdir()) == []
 

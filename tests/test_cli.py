@@ -48,10 +48,10 @@ def test_no_verb_and_an_unknown_one(capsys):
     assert "deit-fast VERB" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "deit-fast VERB" in capsys.readouterr().out
-    assert "unknown verb fly; the verbs are demo, train, eval, bench" in wrong_use(capsys, "fly")
+    assert "unknown verb fly; the verbs are demo, train, eval, bench, teacher-cache, export" in wrong_use(capsys, "fly")
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "eval"])
+@pytest.mark.parametrize("verb", ["demo", "train", "eval", "teacher-cache"])
 def test_help_shows_types_units_and_defaults(capsys, verb):
     with pytest.raises(SystemExit) as left:
         main([verb, "--help"])
@@ -120,7 +120,7 @@ def test_checkpoints_that_do_not_fit(capsys, tmp_path, few_digits):
     assert main([str(part) for part in train(few_digits, *small("--checkpoint.dir", tmp_path / "run"))]) == 0
     printed = capsys.readouterr()
     assert "images/s, data wait" in printed.out
-    checkpoint = next((tmp_path / "run").glob("*.pt"))
+    checkpoint = next((tmp_path / "run").glob("step_*.pt"))
     assert str(checkpoint) in printed.out
     again = train(few_digits, *small("--checkpoint.dir", tmp_path / "run"))
     assert "already holds a run" in wrong_use(capsys, *again)

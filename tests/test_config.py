@@ -1,6 +1,6 @@
 """Recipes and overrides: the official values, and errors that name the key."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import yaml
@@ -16,12 +16,16 @@ from deit_fast.config_file import (
     recipe_names,
     write_config,
 )
-from deit_fast.model import DEIT_VARIANTS
+from deit_fast.config_rules import check_config
+from deit_fast.optim import scaled_lr
+from deit_fast.variants import DEIT_VARIANTS
 
 # README and main.py of facebookresearch/deit at 7e160fe: the values that the published results depend on.
 OFFICIAL = {
     "data.repeats": 3,
     "model.drop_path_rate": 0.1,
+    "model.drop_path_schedule": "linear",
+    "loss.label": "ce",
     "augment.policy": "rand",
     "augment.rand_augment": "rand-m9-mstd0.5-inc1",
     "augment.geometry": "exact",
@@ -54,6 +58,78 @@ AT_384 = {
     "schedule.epochs": 30,
     "schedule.min_lr": 5e-6,
 }
+# README_revenge.md of facebookresearch/deit: what all of DeiT III shares when it is trained from scratch.
+DEIT3 = {
+    "model.drop_path_schedule": "constant",
+    "augment.policy": "three",
+    "augment.color_jitter": 0.3,
+    "augment.erase_probability": 0.0,
+    "mix.cutmix_alpha": 1.0,
+    "optim.name": "lamb",
+    "optim.scale_lr": False,
+    "optim.ema_decay": 0.99996,
+    "schedule.warmup_epochs": 5,
+    "schedule.warmup_lr": 1e-6,
+    "schedule.min_lr": 1e-5,
+    "eval.crop_ratio": 1.0,
+    "distill.kind": "none",
+}
+DEIT3_1K = DEIT3 | {
+    "data.repeats": 3,
+    "augment.crop": "resized",
+    "mix.mixup_alpha": 0.8,
+    "mix.label_smoothing": 0.0,
+    "loss.label": "bce",
+    "optim.weight_decay": 0.05,
+    "schedule.epochs": 800,
+}
+DEIT3_21K = DEIT3 | {
+    "data.repeats": 1,
+    "augment.crop": "simple",
+    "mix.mixup_alpha": 0.0,
+    "mix.label_smoothing": 0.1,
+    "loss.label": "ce",
+    "optim.weight_decay": 0.02,
+}
+DEIT3_FINE_TUNED = {
+    "data.repeats": 1,
+    "model.drop_path_schedule": "constant",
+    "augment.policy": "rand",
+    "augment.rand_augment": "rand-m9-mstd0.5-inc1",
+    "augment.color_jitter": 0.0,
+    "augment.erase_probability": 0.0,
+    "mix.mixup_alpha": 0.8,
+    "mix.cutmix_alpha": 1.0,
+    "mix.label_smoothing": 0.1,
+    "loss.label": "ce",
+    "optim.name": "adamw",
+    "optim.lr": 1e-5,
+    "optim.weight_decay": 0.1,
+    "optim.ema_decay": 0.99996,
+    "schedule.epochs": 20,
+    "eval.crop_ratio": 1.0,
+}
+# recipe: (shared values, global batch, lr, image side, drop-path, epochs); huge: the side that its patches cover.
+DEIT3_RECIPES = {
+    "deit3_small": (DEIT3_1K, 2048, 4e-3, 224, 0.05, 800),
+    "deit3_base_192": (DEIT3_1K, 2048, 3e-3, 192, 0.2, 800),
+    "deit3_large_192": (DEIT3_1K, 2048, 3e-3, 192, 0.45, 800),
+    "deit3_huge_154": (DEIT3_1K, 2048, 3e-3, 160 // 14 * 14, 0.6, 800),
+    "deit3_base": (DEIT3_FINE_TUNED, 512, 1e-5, 224, 0.2, 20),
+    "deit3_large": (DEIT3_FINE_TUNED, 512, 1e-5, 224, 0.45, 20),
+    "deit3_huge": (DEIT3_FINE_TUNED, 512, 1e-5, 224, 0.55, 20),
+    "deit3_small_384": (DEIT3_FINE_TUNED, 512, 1e-5, 384, 0.0, 20),
+    "deit3_base_384": (DEIT3_FINE_TUNED, 512, 1e-5, 384, 0.15, 20),
+    "deit3_large_384": (DEIT3_FINE_TUNED, 512, 1e-5, 384, 0.4, 20),
+    "deit3_small_21k": (DEIT3_21K, 2048, 1e-3, 224, 0.05, 240),
+    "deit3_base_21k": (DEIT3_21K, 2048, 1e-3, 224, 0.1, 240),
+    "deit3_large_21k": (DEIT3_21K, 2048, 1e-3, 224, 0.3, 240),
+    "deit3_huge_21k": (DEIT3_21K, 2048, 1e-3, 128 // 14 * 14, 0.5, 90),
+    "deit3_small_21k_1k": (DEIT3_21K, 2048, 3e-4, 224, 0.05, 50),
+    "deit3_base_21k_1k": (DEIT3_21K, 2048, 3e-4, 224, 0.15, 50),
+    "deit3_large_21k_1k": (DEIT3_21K, 2048, 3e-4, 224, 0.4, 50),
+    "deit3_huge_21k_1k": (DEIT3_21K, 2048, 3e-4, 224, 0.45, 50),
+}
 GLOBAL_BATCH = {224: 1024, 384: 512}
 
 
@@ -70,22 +146,54 @@ def value(config, key):
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 @pytest.mark.parametrize("distilled", [False, True])
-@pytest.mark.parametrize("image_size_px", [224, 384])
-def test_recipe_has_the_official_values(size, distilled, image_size_px):
-    if image_size_px == 384 and size != "base":
-        return  # published for DeiT-B only
-    recipe = f"deit_{size}" + ("_distilled" if distilled else "") + ("_384" if image_size_px == 384 else "")
+@pytest.mark.parametrize("form", ["", "_384", "_1000"])
+def test_recipe_has_the_official_values(size, distilled, form):
+    if form == "_1000" and not distilled:
+        return  # published for distilled models only
+    recipe = f"deit_{size}" + ("_distilled" if distilled else "") + form
     config = parse("--config", recipe)
-    expected = OFFICIAL | {"model.image_size_px": 224} | (AT_384 if image_size_px == 384 else {})
+    image_size_px = 384 if form == "_384" else 224
+    expected = OFFICIAL | {"model.image_size_px": 224} | (AT_384 if form == "_384" else {})
+    expected |= {"schedule.epochs": 1000} if form == "_1000" else {}
     for key, official in expected.items():
         assert value(config, key) == official, key
     assert config.model.name == f"deit_{size}_{'distilled_' if distilled else ''}patch16_{image_size_px}"
-    assert config.runtime.batch_size_per_device * 8 == GLOBAL_BATCH[image_size_px]
+    assert config.runtime.batch_size_per_device * 8 == config.optim.recipe_batch_size == GLOBAL_BATCH[image_size_px]
     assert config.mix.group_size == config.runtime.batch_size_per_device
     if distilled:
         assert (config.distill.kind, config.distill.alpha, config.distill.teacher) == ("hard", 0.5, "regnety_160")
     else:
         assert config.distill.kind == "none"
+
+
+@pytest.mark.parametrize("recipe", DEIT3_RECIPES)
+def test_deit3_recipe_has_the_official_values(recipe):
+    shared, batch, lr, image_size_px, drop_path_rate, epochs = DEIT3_RECIPES[recipe]
+    config = parse("--config", recipe)
+    for key, official in shared.items():
+        assert value(config, key) == official, key
+    assert scaled_lr(config.optim, batch) == lr  # also where the rate is scaled, which at 512 it is by 1
+    assert (config.model.image_size_px, config.model.drop_path_rate) == (image_size_px, drop_path_rate)
+    assert config.schedule.epochs == epochs
+    runtime = config.runtime
+    assert runtime.batch_size_per_device * runtime.accumulate_steps * 8 == config.optim.recipe_batch_size == batch
+    shape = DEIT_VARIANTS[config.model.name]
+    assert recipe.split("_")[1] in config.model.name
+    assert image_size_px % shape.patch_size_px == 0
+    check_config(config)
+
+
+def test_vit_base_is_deit_base_computed_by_timm():
+    one, other = parse("--config", "vit_base"), parse("--config", "deit_base")
+    assert one.model.name == "vit_base_patch16_224"
+    assert replace(one, model=other.model) == other
+
+
+def test_every_published_recipe_is_in_a_table():
+    deit = {f"deit_{size}{d}{form}" for size in ("tiny", "small", "base") for d in ("", "_distilled")
+            for form in ("", "_384", "_1000")}  # fmt: skip
+    others = {"vit_base", "finetune_timm", "demo_teacher", "demo_student", "demo_student_distilled"}
+    assert set(recipe_names()) <= deit | set(DEIT3_RECIPES) | others
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
@@ -95,7 +203,7 @@ def test_every_recipe_opens_with_its_claim_and_command(recipe):
     assert all(line.startswith("#") for line in head.splitlines())
     assert "deit-fast demo" in head or f"train --config {recipe} " in head
     name = parse("--config", recipe).model.name
-    assert name in DEIT_VARIANTS or recipe == "demo_teacher"
+    assert name in DEIT_VARIANTS or recipe in ("demo_teacher", "vit_base", "finetune_timm")
 
 
 def test_overrides_win_over_the_recipe():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -35,6 +36,55 @@ def run(command):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     return done
+
+
+@pytest.mark.slow
+def test_four_ranks_with_accumulation_train_what_one_trains(few_digits, tmp_path):
+    """Four processes of two parts of 4 images against one of 32, mixing and drop-path on."""
+    four = [*TORCHRUN[:-1], "4"]
+    common = ("--mix.group_size=8", "--eval.every_epochs=2")
+    run([*four, *arguments(few_digits, tmp_path / "four", 4, *common, "--runtime.accumulate_steps=2")])
+    run([sys.executable, *arguments(few_digits, tmp_path / "one", 32, *common)])
+    one, other = (torch.load(tmp_path / name / "step_000000006.pt", weights_only=True) for name in ("one", "four"))
+    assert one["sums"].keys() == other["sums"].keys()
+    for name, value in one["model"].items():
+        assert (value - other["model"][name]).abs().mean() < 1e-5, name
+
+
+GRADIENTS = """
+import sys, torch
+from test_trainer import config
+from deit_fast.distributed import process_group
+from deit_fast.trainer import Trainer
+with process_group("cpu") as ranks:
+    run = config(sys.argv[1], sys.argv[2], "--runtime.precision", "fp32", "--model.drop_path_rate", "0.3",
+                 "--runtime.batch_size_per_device", str(32 // ranks.world_size), recipe="demo_student")
+    trainer = Trainer(run, ranks)
+    trainer.student.train()
+    batch = next(trainer.train_loader.batches(0, 1))
+    trainer.train_step(batch, 0, trainer.sampler.groups(0))
+    loss = ranks.sum(torch.tensor(trainer.train_step.guard.take()[0].loss, dtype=torch.float64)) / ranks.world_size
+    if ranks.is_main:
+        torch.save([loss] + [p.grad for p in trainer.student.parameters()], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_gradients_and_loss_are_those_of_one_process(few_digits, tmp_path, ranks):
+    """The first step: mixing by group, drop-path by view, mean over all; 4 ranks share groups of 8."""
+    (tmp_path / "gradients.py").write_text(GRADIENTS.replace('"fp32"', '"fp32", "--mix.group_size", "8"'))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(__file__)}
+    saved = []
+    for count in (1, ranks):
+        launcher = [sys.executable] if count == 1 else [*TORCHRUN[:-1], str(count)]
+        command = [*launcher, str(tmp_path / "gradients.py"), str(few_digits), str(tmp_path / f"{count}.pt")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        saved.append(torch.load(tmp_path / f"{count}.pt"))
+    (loss, *one), (other_loss, *other) = saved
+    assert abs(loss - other_loss) < 1e-6 * loss
+    for mine, theirs in zip(one, other, strict=True):
+        assert (mine - theirs).norm() <= 1e-5 * mine.norm() + 1e-8
 
 
 def test_two_ranks_train_what_one_trains(few_digits, tmp_path):

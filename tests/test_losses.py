@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from timm.data.mixup import mixup_target
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
-from deit_fast.config import DistillConfig, MixConfig
-from deit_fast.losses import build_loss, hard_distillation_loss, label_loss, soft_distillation_loss
+from deit_fast.config import DistillConfig, LossConfig, MixConfig
+from deit_fast.losses import binary_label_loss, build_loss, hard_distillation_loss, label_loss, soft_distillation_loss
 from deit_fast.mixing import MixedLabels
 
 B, C = 8, 11
@@ -89,3 +89,30 @@ def test_gradients(logits, labels):
 def test_values_out_of_range_are_named(config, named):
     with pytest.raises(ValueError, match=named):
         build_loss(DistillConfig(kind="soft", **config), MixConfig())
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_binary_loss_is_torchs_on_the_official_targets(logits, lam):
+    """engine.py: `targets = targets.gt(0.0).type(targets.dtype)` on timm's mixed targets, smoothing 0."""
+    label = torch.tensor([0, 3, 3, 5, 7, 3, 1, 2])
+    labels = MixedLabels(label, label.flip(0), torch.full((B,), lam))
+    target = mixup_target(label, C, lam=lam, smoothing=0.0).gt(0.0).float()
+    theirs = F.binary_cross_entropy_with_logits(logits[0], target)
+    assert binary_label_loss(logits[0], labels).item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def test_cosub_is_the_published_sum(logits, labels):
+    """0.25 [L(o1, y) + L(o2, y) + L(o1, sigmoid(o2)) + L(o2, sigmoid(o1))], L with logits, targets detached."""
+    one, other = logits[0].clone().requires_grad_(), logits[1].clone().requires_grad_()
+    target = mixup_target(labels.label_a, C, lam=0.3, smoothing=0.0).gt(0.0).float()
+    L = F.binary_cross_entropy_with_logits
+    theirs = 0.25 * (
+        L(one, target) + L(other, target) + L(one, other.detach().sigmoid()) + L(other, one.detach().sigmoid())
+    )
+    expected = torch.autograd.grad(theirs, [one, other])
+    ours = build_loss(DistillConfig(), MixConfig(label_smoothing=0), LossConfig("bce", True))(
+        torch.cat([one, other]), labels, None
+    )
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    for mine, their in zip(torch.autograd.grad(ours, [one, other]), expected, strict=True):
+        assert torch.allclose(mine, their, atol=1e-7)

@@ -5,12 +5,14 @@ import copy
 import pytest
 import timm
 import torch
+from timm.optim import Lamb as TimmLamb
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEma, ModelEmaV3
 
 from deit_fast.config import OptimConfig, ScheduleConfig
 from deit_fast.ema import Ema
+from deit_fast.lamb import Lamb
 from deit_fast.model import create_student
 from deit_fast.optim import build_optimizer, parameter_groups, scaled_lr
 from deit_fast.schedule import learning_rate
@@ -116,3 +118,47 @@ def test_the_average_does_not_share_memory_and_evaluates():
     assert torch.allclose(average.state_dict()["head.weight"], before + 0.5)
     with pytest.raises(ValueError, match="optim.ema_decay"):
         Ema(model, 1.0)
+
+
+def test_lamb_steps_as_timms():
+    """Five steps with gradients above and below the norm at which both clip."""
+    torch.manual_seed(0)
+    shapes = [(7, 5), (5,), (3, 4, 2), (4,)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+
+    def groups(p):
+        return [{"params": p[::2], "weight_decay": 0.05}, {"params": p[1::2], "weight_decay": 0.0}]
+
+    mine, other = Lamb(groups(ours), lr=1e-2, eps=1e-8), TimmLamb(groups(theirs), lr=1e-2, eps=1e-8)
+    for step in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a) * (3 if step < 3 else 0.01)
+            b.grad = a.grad.clone()
+        mine.step()
+        other.step()
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=2e-6, atol=1e-7), step
+
+
+def test_lamb_leaves_everything_as_it_is_when_it_is_told_to():
+    parameter = torch.nn.Parameter(torch.ones(4, 3))
+    optimizer = Lamb([{"params": [parameter], "weight_decay": 0.1}], lr=1e-2)
+    parameter.grad = torch.full((4, 3), float("inf"))
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()  # the very first step, when there is no state yet
+    assert torch.equal(parameter, torch.ones(4, 3))
+    parameter.grad = torch.ones(4, 3)
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    before = [parameter.detach().clone(), *(value.clone() for value in optimizer.state[parameter].values())]
+    parameter.grad = torch.full((4, 3), float("nan"))
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    after = [parameter.detach(), *optimizer.state[parameter].values()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_lamb_is_chosen_by_name():
+    built = build_optimizer(torch.nn.Linear(2, 2), OptimConfig(name="lamb", scale_lr=False), global_batch_size=2048)
+    assert isinstance(built, Lamb)

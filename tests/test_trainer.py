@@ -45,14 +45,14 @@ def distilled(few_digits, tmp_path, teacher_checkpoint):
 
 def stop_at(trainer, step):
     """Sends this process a real SIGTERM while it computes the given step of the run."""
-    work = trainer.train_step
+    mix = trainer.train_step.mix
 
     def wrapped(batch, number, groups):
         if number == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return work(batch, number, groups)
+        return mix(batch, number, groups)
 
-    trainer.train_step = wrapped
+    trainer.train_step.mix = wrapped
 
 
 def saved(outcome):
@@ -131,7 +131,7 @@ def test_a_run_writes_what_it_was(distilled, tmp_path):
     outcome = Trainer(distilled("--checkpoint.keep_last", "2"), ALONE).fit()
     folder = tmp_path / "run"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.yaml", "metrics.jsonl", "step_000000003.pt", "step_000000006.pt",
+        "best.pt", "config.yaml", "metrics.jsonl", "step_000000003.pt", "step_000000006.pt", "steps.jsonl",
     ]  # fmt: skip
     written = yaml.safe_load((folder / "config.yaml").read_text())
     assert written["mix"]["group_size"] == 16
@@ -199,18 +199,50 @@ def test_it_learns(digits, tmp_path):
     assert outcome.scores.top1["dist"] is None
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_save(few_digits, tmp_path):
-    trainer = Trainer(config(few_digits, tmp_path / "run", recipe="demo_student"), ALONE)
-    work = trainer.train_step
+def spoil(trainer, *steps):
+    """Puts a pixel that is not a number into one image of the given steps."""
+    mix = trainer.train_step.mix
 
-    def broken(batch, number, groups):
-        loss = work(batch, number, groups)
-        return loss * float("nan") if number == 4 else loss
+    def wrapped(batch, number, groups):
+        if number in steps:
+            images = batch.images.clone()
+            images[3, 0, 5, 5] = float("nan")
+            batch = batch._replace(images=images)
+        return mix(batch, number, groups)
 
-    trainer.train_step = broken
-    with pytest.raises(RuntimeError, match=r"the loss is nan .*runtime.precision fp32"):
+    trainer.train_step.mix = wrapped
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_a_step_that_is_not_finite_is_skipped_counted_and_named(few_digits, tmp_path, precision, optimizer):
+    run = config(
+        few_digits, tmp_path / "run", "--runtime.precision", precision, "--optim.name", optimizer,
+        "--schedule.epochs", "1", recipe="demo_student",
+    )  # fmt: skip
+    trainer = Trainer(run, ALONE)
+    spoil(trainer, 1)
+    outcome = trainer.fit()
+    state = saved(outcome)
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+    (line,) = [json.loads(text) for text in (tmp_path / "run" / "skipped_steps_rank0.jsonl").read_text().splitlines()]
+    assert (line["step"], line["loss"]) == (1, "nan")
+    assert line["views"] == trainer.sampler.views(1).tolist()
+    assert line["images"][0].endswith(".jpg")
+    (row,) = rows(tmp_path / "run")
+    assert row["skipped_steps"] == 1
+    assert math.isfinite(row["loss"])
+    steps = {int(entry["step"]) for entry in state["optimizer"]["state"].values()}
+    assert steps == {2}  # of three steps one left the optimizer's state as it was
+
+
+def test_too_many_such_steps_stop_the_run_and_keep_the_last_save(few_digits, tmp_path):
+    arguments = ("--optim.max_skipped_steps", "1", "--runtime.log_every_steps", "1")
+    trainer = Trainer(config(few_digits, tmp_path / "run", *arguments, recipe="demo_student"), ALONE)
+    spoil(trainer, 3, 4, 5)
+    with pytest.raises(RuntimeError, match=r"2 steps of epoch 2 .*optim.max_skipped_steps 1.*runtime.precision fp32"):
         trainer.fit()
-    assert [path.name for path in (tmp_path / "run").glob("*.pt")] == ["step_000000003.pt"]
+    assert [path.name for path in (tmp_path / "run").glob("step*.pt")] == ["step_000000003.pt"]
 
 
 def test_changed_settings_refuse_to_resume(distilled):

@@ -6,7 +6,8 @@ import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from deit_fast.model import DEIT_VARIANTS, create_student
+from deit_fast.model import create_student
+from deit_fast.variants import DEIT_VARIANTS
 from deit_fast.weights import infer_name, interpolate_pos_embed, load_weights, num_classes, read_weights
 
 MINI = "deit_mini_distilled_patch8_32"
@@ -128,3 +129,19 @@ def test_the_name_is_found_by_shapes(name):
         model = mini(name=name, size=DEIT_VARIANTS[name].image_size_px)
     assert infer_name(model.state_dict()) == name
     assert infer_name({"conv1.weight": torch.zeros(1)}) is None
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+def test_a_pretrained_backbone_of_timm_is_fine_tuned_at_another_resolution(name, caplog):
+    """As MAE, BEiT and DINO leave them: no head for our classes, a decoder, and positions of 224 px."""
+    torch.manual_seed(0)
+    pretrained = timm.create_model(name, num_classes=0)
+    state_dict = pretrained.state_dict() | {"mask_token": torch.zeros(1, 1, 8), "decoder_blocks.0.bias": torch.zeros(8)}
+    patch = pretrained.patch_embed.patch_size[0]
+    model = create_student(name, num_classes=5, image_size_px=6 * patch, drop_path_rate=0.1, attention="auto")
+    head = model.head.weight.clone()
+    load_weights(model, state_dict, finetune=True)
+    assert "decoder" in caplog.text or "mask_token" in caplog.text
+    assert torch.equal(model.head.weight, head)
+    assert torch.equal(model.blocks[3].mlp.fc2.weight, pretrained.blocks[3].mlp.fc2.weight)
+    assert model(torch.randn(1, 3, 6 * patch, 6 * patch)).shape == (1, 5)

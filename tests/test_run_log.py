@@ -1,0 +1,72 @@
+"""What a run tells at every log step, and where."""
+
+import json
+import math
+
+import pytest
+import torch
+from test_trainer import ALONE, config, rows
+
+from deit_fast.metrics import EpochSums, JsonLines
+from deit_fast.run_log import Figures, build_row, row_text
+from deit_fast.trainer import Trainer
+
+
+def test_utilisation_and_days_by_hand():
+    """1,000 images/s on 2 devices of 100 TFLOP/s at 60 GFLOP an image: 30 %."""
+    stretch = EpochSums(loss=20.0, steps=11, images=11_000, seconds=11.0, data_wait_seconds=1.1, skipped_steps=1)
+    figures = Figures(devices=2, flops_per_image=60e9, peak_flops=100e12)
+    row = build_row(30, 2, 1e-3, stretch, 0.5, figures, torch.device("cpu"), 3, 1)
+    assert row.mfu == pytest.approx(0.3)
+    assert (row.images_per_second, row.images_per_second_per_device) == (1000, 500)
+    assert row.loss == 2.0  # the mean of the ten steps that were not skipped
+    assert row.data_wait_fraction == pytest.approx(0.1)
+    assert row.projected_days == pytest.approx(1_281_167 * 300 / 1000 / 86_400)
+    text = row_text(row, 10, 2)
+    for piece in (
+        "epoch 3/10",
+        "1,000 images/s (500 per device)",
+        "MFU 30.0%",
+        "bad samples 3",
+        "skipped steps 1",
+        "4.4 days",
+    ):
+        assert piece in text
+    unknown = build_row(1, 0, 1e-3, stretch, 0.5, Figures(1, 0.0, None), torch.device("cpu"), 0, 0)
+    assert unknown.mfu is None
+    assert unknown.torch_memory_gib is None
+
+
+def test_a_run_has_a_row_for_every_log_step(few_digits, tmp_path):
+    run = config(few_digits, tmp_path, "--runtime.log_every_steps", "2", recipe="demo_student")
+    Trainer(run, ALONE).fit()
+    steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps] == [2, 3, 4, 6]
+    assert all(math.isfinite(row["loss"]) and row["gradient_norm"] > 0 and row["host_memory_gib"] > 0 for row in steps)
+    first = (steps[0]["loss"] * 2 + steps[1]["loss"]) / 3
+    assert rows(tmp_path)[0]["loss"] == pytest.approx(first)
+
+
+def test_tensorboard_gets_the_rows_or_is_named(few_digits, tmp_path):
+    run = config(few_digits, tmp_path, "--runtime.tensorboard", "true", "--schedule.epochs", "1", recipe="demo_student")
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        with pytest.raises(RuntimeError, match=r"pip install 'deit-fast\[tensorboard\]'"):
+            Trainer(run, ALONE).fit()
+        return
+    Trainer(run, ALONE).fit()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    for tag in (b"images_per_second_per_device", b"val/average", b"lr"):
+        assert tag in content
+
+
+def test_an_unfinished_line_is_no_row(tmp_path, caplog):
+    (tmp_path / "rows.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    lines = JsonLines(tmp_path / "rows.jsonl")
+    assert [row["step"] for row in lines.rows()] == [1, 2]
+    assert "unfinished line" in caplog.text
+    lines.keep(lambda row: row["step"] < 2)
+    lines.append({"step": 5})
+    assert [row["step"] for row in lines.rows()] == [1, 5]
