@@ -170,6 +170,13 @@ def workers(process):
     return [int(pid) for pid in children.split()]
 
 
+def end(process):
+    """Ends a torchrun and its ranks: killed alone it would leave them running."""
+    for pid in workers(process):
+        os.kill(pid, signal.SIGKILL)
+    process.kill()
+
+
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGUSR1])
 def test_a_signal_to_any_one_rank_saves_and_ends_all_with_exit_code_0(few_digits, tmp_path, number):
     process = start([*TORCHRUN, *arguments(few_digits, tmp_path / "run", 16, epochs(5000))])
@@ -178,7 +185,7 @@ def test_a_signal_to_any_one_rank_saves_and_ends_all_with_exit_code_0(few_digits
         os.kill(max(workers(process)), number)  # one rank only; the launcher knows nothing of it
         output, error = process.communicate(timeout=120)
     finally:
-        process.kill()
+        end(process)
     assert process.returncode == 0, error
     assert "stopped at step" in output
     newest = newest_checkpoint(tmp_path / "run")
@@ -206,7 +213,7 @@ def test_a_dead_rank_restarts_all_from_the_last_save_and_a_hang_names_the_rank(f
         os.kill(max(second), signal.SIGSTOP)
         _, error = process.communicate(timeout=300)
     finally:
-        process.kill()
+        end(process)
     assert process.returncode == 0, error
     assert "has done no step for 30 s" in error
     assert "rank 1 is not heard of" in error or "rank 0 is not heard of" in error or "Rank 0, which keeps" in error
