@@ -48,7 +48,9 @@ def test_no_verb_and_an_unknown_one(capsys):
     assert "deit-fast VERB" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "deit-fast VERB" in capsys.readouterr().out
-    assert "unknown verb fly; the verbs are demo, train, eval, bench, teacher-cache, export" in wrong_use(capsys, "fly")
+    assert "unknown verb fly; the verbs are demo, train, eval, bench, data, teacher-cache, export" in wrong_use(
+        capsys, "fly"
+    )
 
 
 @pytest.mark.parametrize("verb", ["demo", "train", "eval", "teacher-cache"])
@@ -141,7 +143,8 @@ def test_checkpoints_that_do_not_fit(capsys, tmp_path, few_digits):
     line = wrong_use(capsys, *train(fewer, *small(*resume), "--runtime.batch_size_per_device", "16"))
     assert "other classes" in line or "global batch" in line
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    assert "cannot be read" in wrong_use(capsys, *again, "--checkpoint.resume", "auto")
+    line = wrong_use(capsys, *again, "--checkpoint.resume", "auto")
+    assert f"no checkpoint in {tmp_path / 'run'} can be read" in line
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from deit_fast.trainer import Trainer
 
 def test_utilisation_and_days_by_hand():
     """1,000 images/s on 2 devices of 100 TFLOP/s at 60 GFLOP an image: 30 %."""
-    stretch = EpochSums(loss=20.0, steps=11, images=11_000, seconds=11.0, data_wait_seconds=1.1, skipped_steps=1)
+    stretch = EpochSums(20.0, steps=11, images=11_000, seconds=11.0, data_wait_seconds=1.1)
+    stretch.replaced_views, stretch.skipped_steps = 3, 1
     figures = Figures(devices=2, flops_per_image=60e9, peak_flops=100e12)
-    row = build_row(30, 2, 1e-3, stretch, 0.5, figures, torch.device("cpu"), 3, 1)
+    row = build_row(30, 2, 1e-3, stretch, 0.5, figures, torch.device("cpu"), 1)
     assert row.mfu == pytest.approx(0.3)
     assert (row.images_per_second, row.images_per_second_per_device) == (1000, 500)
     assert row.loss == 2.0  # the mean of the ten steps that were not skipped
@@ -27,12 +28,12 @@ def test_utilisation_and_days_by_hand():
         "epoch 3/10",
         "1,000 images/s (500 per device)",
         "MFU 30.0%",
-        "bad samples 3",
+        "replaced 3 views of bad images",
         "skipped steps 1",
         "4.4 days",
     ):
         assert piece in text
-    unknown = build_row(1, 0, 1e-3, stretch, 0.5, Figures(1, 0.0, None), torch.device("cpu"), 0, 0)
+    unknown = build_row(1, 0, 1e-3, stretch, 0.5, Figures(1, 0.0, None), torch.device("cpu"), 0)
     assert unknown.mfu is None
     assert unknown.torch_memory_gib is None
 
