@@ -29,7 +29,6 @@ from .timing import Prepare
 
 CROP, FULL, VALIDATION = "decode + crop + flip", "full recipe", "validation"
 """What is timed, for every contender."""
-PEERS = ("timm", "torchvision")
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
@@ -134,6 +133,13 @@ def torchvision_transform(config: Config, workload: str) -> Callable[[Any], Any]
 decode_with_torchvision = partial(torchvision.io.decode_image, mode=torchvision.io.ImageReadMode.RGB)
 
 
+PEERS: dict[str, tuple[Callable[[str], Any], Callable[[Config, str], Callable[[Any], Any]]]] = {
+    "timm": (open_with_pillow, timm_transform),
+    "torchvision": (decode_with_torchvision, torchvision_transform),
+}
+"""How each peer opens a file, and what it does to the image for a workload."""
+
+
 def peer_turn(
     peer: str,
     workload: str,
@@ -147,12 +153,11 @@ def peer_turn(
     """A turn of `batches` batches from the peer's loader. ValueError where the images are no files."""
     if not isinstance(images, ImageFiles):
         raise ValueError(f"--against {peer} reads files; data.path {config.data.path} holds none: give an image folder")
-    transform = {"timm": timm_transform, "torchvision": torchvision_transform}[peer](config, workload)
-    load: Callable[[str], Any] = {"timm": open_with_pillow, "torchvision": decode_with_torchvision}[peer]
+    load, make_transform = PEERS[peer]
     server = multiprocessing.get_context("forkserver")  # DALI's threads do not survive a fork of this process
     server.set_forkserver_preload([__name__])
     loader = DataLoader(
-        Images(images, load, transform),
+        Images(images, load, make_transform(config, workload)),
         batch_sampler=Epochs(len(images), batch_size, batches, shuffle=workload != VALIDATION),
         num_workers=workers,
         persistent_workers=True,

@@ -18,10 +18,6 @@ from deit_fast.benchmarks.peers import (
     VALIDATION,
     Epochs,
     Images,
-    decode_with_torchvision,
-    open_with_pillow,
-    timm_transform,
-    torchvision_transform,
 )
 from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, time_in_turns
 from deit_fast.cli import main
@@ -60,11 +56,9 @@ def test_peers_see_the_recipes_images(photographs):
     images = scan_image_folder(photographs / "train")
     config = Config()
     config = replace(config, model=replace(config.model, image_size_px=64))
-    for peer in PEERS:
+    for load, make_transform in PEERS.values():
         for workload in (CROP, FULL, VALIDATION):
-            transform = {"timm": timm_transform, "torchvision": torchvision_transform}[peer](config, workload)
-            load = {"timm": open_with_pillow, "torchvision": decode_with_torchvision}[peer]
-            image, label = Images(images, load, transform)[7]
+            image, label = Images(images, load, make_transform(config, workload))[7]
             assert image.shape == (3, 64, 64)
             assert image.dtype == torch.float32
             assert -2.2 < image.mean() < 2.7
