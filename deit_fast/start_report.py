@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from deit_fast.dali_pipelines.native import plugin
+
 from .apex import explain, find_apex
 from .config import Config
 from .distributed import Ranks
@@ -45,15 +47,23 @@ def batch_warning(config: Config, global_batch_size: int) -> str | None:
     )
 
 
+def describe_loader(backend: str, ranks: Ranks) -> str:
+    """Which backend makes the batches, and on a CPU what there is to make them with."""
+    if ranks.device.type == "cuda":
+        return f"loader: {backend} backend, on the GPU"
+    return f"loader: {backend} backend; {plugin.describe()}"
+
+
 def prepare_host(config: Config, ranks: Ranks) -> None:
     """Binds this process to its cores, before any thread is started."""
     if config.runtime.pin_cores and ranks.device.type == "cuda":
         pin_cores(ranks)
 
 
-def say_start(config: Config, ranks: Ranks, global_batch_size: int, say: Callable[[str], None]) -> None:
+def say_start(config: Config, ranks: Ranks, global_batch_size: int, backend: str, say: Callable[[str], None]) -> None:
     """The lines before the first step."""
     say(describe_batch(config, ranks, global_batch_size))
+    say(describe_loader(backend, ranks))
     wanted = cores_wanted(TARGET_IMAGES_PER_SECOND)
     say(
         f"{ranks.cores} CPU cores for each device; the loader at 224 px would need {wanted:.1f} for "

@@ -132,7 +132,7 @@ class Trainer:
                 enabled=self.ranks.is_main,
             )
         )
-        say_start(config, self.ranks, state.global_batch_size, self.live.say)
+        say_start(config, self.ranks, state.global_batch_size, self.train_loader.backend, self.live.say)
         figures = figures_of(config, self.student, self.teacher, self.ranks)
         self.log = RunLog(self.folder, self.live, epochs=config.schedule.epochs, figures=figures, first_step=state.step)
         stack.callback(self.log.close)

@@ -16,7 +16,7 @@ from deit_fast.distributed import Ranks
 from deit_fast.host import cores_wanted, host_warnings, numa_nodes, parse_cpu_list, share_of_cores
 from deit_fast.memory import advice, fitting_batch_size, is_out_of_memory, saved_bytes_per_image
 from deit_fast.model import create_student
-from deit_fast.start_report import batch_warning, describe_batch
+from deit_fast.start_report import batch_warning, describe_batch, describe_loader
 from deit_fast.utilisation import forward_flops, peak_of
 
 EIGHT = Ranks(0, 8, 0, 8, torch.device("cpu"))
@@ -67,6 +67,12 @@ def config(batch=128, accumulate=1, **optim):
     config = Config()
     runtime = replace(config.runtime, batch_size_per_device=batch, accumulate_steps=accumulate)
     return replace(config, runtime=runtime, optim=replace(config.optim, **optim))
+
+
+def test_the_loaders_backend_is_said():
+    native = describe_loader("native", Ranks(0, 1, 0, 2, torch.device("cpu")))
+    assert native.startswith("loader: native backend; native operators: ")
+    assert describe_loader("graph", Ranks(0, 1, 0, 2, torch.device("cuda", 0))) == "loader: graph backend, on the GPU"
 
 
 def test_both_batches_and_the_rate_are_said():
