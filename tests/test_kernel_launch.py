@@ -30,6 +30,12 @@ class PlannedGpu:
         return GPUTarget("cuda", self.architecture, 32)
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path, monkeypatch):
+    """Triton's cache is shared by all checkouts of a user, and PTX names the files that it was compiled from."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+
+
 def check(name, architecture, monkeypatch):
     monkeypatch.setattr(driver, "_active", PlannedGpu(architecture))
     noted = CASES[name].launch(architecture)
