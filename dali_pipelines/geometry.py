@@ -17,15 +17,19 @@ from .operations import FILL, Node, beside, byte, constant, truncate
 class Warp:
     """An affine map, output pixel to input pixel, per sample: CPU node `matrix` float32 [2, 3]; square images."""
 
-    def __init__(self, images: Node, matrix: Node, image_size_px: int) -> None:
-        self.images, self.matrix, self.size = images, matrix, image_size_px
-        centers = (np.arange(image_size_px) + 0.5).astype(np.float64)
+    def __init__(
+        self, images: Node, matrix: Node, image_size_px: int, dtype: types.DALIDataType = types.FLOAT64
+    ) -> None:
+        """dtype: of the source points; FLOAT costs half, and moves some of them over a border."""
+        self.images, self.matrix, self.size, self.dtype = images, matrix, image_size_px, dtype
+        centers = (np.arange(image_size_px) + 0.5).astype(np.float64 if dtype == types.FLOAT64 else np.float32)
         columns, rows = constant(centers[None, :, None], images), constant(centers[:, None, None], images)
-        self.source_x = self._entry(0, 0) * columns + self._entry(0, 1) * rows + self._entry(0, 2)
-        self.source_y = self._entry(1, 0) * columns + self._entry(1, 1) * rows + self._entry(1, 2)
+        # what depends on the row alone is added first: a column of values instead of a square
+        self.source_x = self._entry(0, 0) * columns + (self._entry(0, 1) * rows + self._entry(0, 2))
+        self.source_y = self._entry(1, 0) * columns + (self._entry(1, 1) * rows + self._entry(1, 2))
 
     def _entry(self, row: int, column: int) -> Node:
-        return beside(fn.cast(self.matrix[row, column], dtype=types.FLOAT64), self.images)
+        return beside(fn.cast(self.matrix[row, column], dtype=self.dtype), self.images)
 
     def inside(self) -> Node:
         """1 where the source point lies in the image, uint8 HW1: elsewhere Pillow puts the fill colour."""
@@ -64,9 +68,14 @@ SHIFTS = (-1.5, -0.5, 0.5, 1.5)
 
 def fill_outside(values: Node, warp: Warp, images: Node) -> Node:
     """Float values to uint8 by truncation, and the fill colour where the source point is outside."""
+    return filled(truncate(values), warp, images)
+
+
+def filled(values: Node, warp: Warp, images: Node) -> Node:
+    """Bytes, and the fill colour where the source point is outside."""
     inside = warp.inside()
     fill = constant(np.array([[FILL]], dtype=np.uint8), images)
-    return truncate(values) * inside + fill * (byte(1) - inside)
+    return values * inside + fill * (byte(1) - inside)
 
 
 def warp_bicubic_x(images: Node, matrix: Node, image_size_px: int) -> Node:
@@ -93,6 +102,8 @@ def warp_bicubic(images: Node, matrix: Node, image_size_px: int) -> Node:
 
 def warp_bilinear(images: Node, matrix: Node, image_size_px: int) -> Node:
     """Any affine map, bilinear: one warp, a fraction of the cost of the bicubic ones, and not what the recipe says."""
-    warp = Warp(images, matrix, image_size_px)
+    warp = Warp(images, matrix, image_size_px, types.FLOAT)
     values = fn.warp_affine(images, matrix=matrix, interp_type=types.INTERP_LINEAR, dtype=types.FLOAT)
-    return fill_outside(values + 1e-3, warp, images)  # its float32 sums fall just short of whole numbers
+    # a cast rounds: less half a level it cuts off, half as dear as a floor before it. The warp's float32 sums fall just
+    # short of whole numbers, hence a little less than half
+    return filled(fn.cast(values - 0.499, dtype=types.UINT8), warp, images)

@@ -20,7 +20,7 @@ Node = Any
 FILL = (124, 116, 104)
 """What geometric operations put where the image ends: ImageNet's mean colour, as timm sets it."""
 
-LUMA_WEIGHTS = np.array([[[19595, 38470, 7471]]], dtype=np.int32)
+LUMA_WEIGHTS = (19595, 38470, 7471)
 """Pillow's conversion to grey, in 1 / 65536."""
 
 SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13
@@ -54,10 +54,12 @@ def blend(degenerate: Node, images: Node, factor: Node) -> Node:
 
 
 def luma(images: Node) -> Node:
-    """Pillow's grey value, int32 HW1."""
-    weighted = fn.cast(images, dtype=types.INT32) * constant(LUMA_WEIGHTS, images)
-    total = fn.reductions.sum(weighted, axes=[2], keep_dims=True, dtype=types.INT32)
-    return (total + 32768) // 65536
+    """Pillow's grey value, int32 HW1, in 1 / 65536 rounded."""
+    red, green, blue = (
+        images[:, :, channel : channel + 1] * types.Constant(weight, dtype=types.INT32)
+        for channel, weight in enumerate(LUMA_WEIGHTS)
+    )
+    return (red + green + blue + 32768) // 65536
 
 
 def invert(images: Node) -> Node:
