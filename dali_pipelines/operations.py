@@ -50,16 +50,13 @@ def truncate(values: Node) -> Node:
 def blend(degenerate: Node, images: Node, factor: Node) -> Node:
     """Pillow's Image.blend: degenerate + factor * (image - degenerate); all of ImageEnhance is this."""
     start = fn.cast(degenerate, dtype=types.FLOAT)
-    return truncate(start + beside(factor, images) * (fn.cast(images, dtype=types.FLOAT) - start))
+    return truncate(start + beside(factor, images) * (images - start))
 
 
 def luma(images: Node) -> Node:
-    """Pillow's grey value, int32 HW1, in 1 / 65536 rounded."""
-    red, green, blue = (
-        images[:, :, channel : channel + 1] * types.Constant(weight, dtype=types.INT32)
-        for channel, weight in enumerate(LUMA_WEIGHTS)
-    )
-    return (red + green + blue + 32768) // 65536
+    """Pillow's grey value, a whole number in float32 HW1: the weighted sum is exact, since it stays below 2 ** 24."""
+    weights = [weight / 65536 for weight in LUMA_WEIGHTS]
+    return dali_math.floor(fn.coord_transform(images, M=weights, T=0.5, dtype=types.FLOAT))
 
 
 def invert(images: Node) -> Node:

@@ -102,7 +102,8 @@ def build_train_pipeline(
         if backend == "native":
             return native_graph.train_view(encoded, given, augment, dtype)
         images = crop(encoded, given, augment, device, decode_on)
-        images = fn.flip(images, horizontal=given["flip"])
+        if given["flip"] != 0:  # others pass without a copy
+            images = fn.flip(images, horizontal=1)
         for k, place in enumerate(policy.places):
             table = given.get(f"table {k}")
             images = views.apply_place(images, place, given[f"operation {k}"], given[f"argument {k}"], table, augment)
