@@ -175,28 +175,9 @@ def test_train_times_every_stage_and_the_whole(few_digits, tmp_path, capsys):
 @pytest.mark.slow
 def test_train_under_torchrun_tells_scaling(few_digits, tmp_path):
     """Two gloo processes: one record, of both, and one device alone beside them."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "deit_fast",
-    ]
-    command += [
-        "bench",
-        "train",
-        "--config",
-        "demo_student_distilled",
-        *OF_TINY_STEPS,
-        "--data.path",
-        str(few_digits),
-        "--turns",
-        "2",
-    ]
-    command += ["--json", str(tmp_path / "rows.jsonl")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "deit_fast", "bench", "train", "--config", "demo_student_distilled", *OF_TINY_STEPS]
+    command += ["--data.path", str(few_digits), "--turns", "2", "--json", str(tmp_path / "rows.jsonl")]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
     )
