@@ -8,6 +8,7 @@ memory formats as they come.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -59,7 +60,11 @@ def check_comparable(parts: Assembled) -> None:
 def timm_student(config: Config, num_classes: int) -> nn.Module:
     """timm's model of the same sizes, also of those that timm has no name for."""
     model, shape = config.model, DEIT_VARIANTS.get(config.model.name)
-    options = {"num_classes": num_classes, "drop_path_rate": model.drop_path_rate, "img_size": model.image_size_px}
+    options: dict[str, Any] = {
+        "num_classes": num_classes,
+        "drop_path_rate": model.drop_path_rate,
+        "img_size": model.image_size_px,
+    }
     if shape is None:
         return timm.create_model(model.name, num_classes=num_classes, drop_path_rate=model.drop_path_rate)
     options |= {"patch_size": shape.patch_size_px, "embed_dim": shape.embed_dim, "depth": shape.depth}
@@ -81,9 +86,10 @@ class TimmStep:
         self.student = timm_student(config, num_classes).to(device).train()
         self.teacher: nn.Module | None = None
         if config.distill.kind == "hard":
-            name = full_name(config.distill.teacher)
-            self.teacher = timm.create_model(name, num_classes=num_classes).to(device).eval().requires_grad_(False)
-            self.teacher_size_px = config.distill.teacher_image_size_px or self.teacher.pretrained_cfg["input_size"][-1]
+            teacher = timm.create_model(full_name(config.distill.teacher), num_classes=num_classes)
+            trained_with: dict[str, Any] = teacher.pretrained_cfg
+            self.teacher_size_px: int = config.distill.teacher_image_size_px or trained_with["input_size"][-1]
+            self.teacher = teacher.to(device).eval().requires_grad_(False)
         self.mixup = Mixup(
             mix.mixup_alpha, mix.cutmix_alpha, prob=mix.probability, switch_prob=mix.switch_probability,
             label_smoothing=mix.label_smoothing, num_classes=num_classes,
