@@ -102,8 +102,7 @@ def test_batches_pass_in_turns():
     reports, shares, counts = io.StringIO(), Shares(), []
     turns = in_turns(batches, 2, io.StringIO("3\n1\n"), reports, shares)
     with pytest.raises(SystemExit):
-        for _ in turns:
-            counts.append(reports.getvalue().count("\n"))
+        counts.extend(reports.getvalue().count("\n") for _ in turns)
     assert counts == [0, 0, 1, 1, 1, 2]
     lines = [json.loads(line) for line in reports.getvalue().splitlines()]
     assert [line["images"] for line in lines] == [8, 12, 4]
@@ -144,7 +143,7 @@ def test_wrong_use_is_named(few_digits, tmp_path):
 
 @pytest.mark.slow
 def test_the_official_program(photographs):
-    """A checkout of facebookresearch/deit trains a small model on our files; its teacher's time is within the step's."""
+    """A checkout of facebookresearch/deit trains a small model on our files; the teacher has a share of its time."""
     directory = os.environ.get("DEIT_FAST_OFFICIAL")
     if directory is None:
         pytest.skip("set DEIT_FAST_OFFICIAL to a checkout of facebookresearch/deit")
