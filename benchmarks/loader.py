@@ -16,7 +16,7 @@ from deit_fast.data import open_train_and_val, train_loader, validation_loader
 from deit_fast.distributed import Ranks
 from deit_fast.precision import choose_precision
 
-from .peers import CROP, FULL, PEERS, VALIDATION, peer_turn
+from .peers import CROP, FULL, PEERS, VALIDATION, peer_turn, shown_name
 from .timing import OURS, Contender, Prepare, Timing, time_in_turns
 
 WORKLOADS = (CROP, FULL, VALIDATION)
@@ -89,7 +89,7 @@ def time_loader(
     for peer in against:
         for workload in PEERS[peer].workloads:
             images = val_images if workload == VALIDATION else train_images
-            contenders[Contender(workload, peer)] = peer_turn(
+            contenders[Contender(workload, shown_name(peer))] = peer_turn(
                 peer,
                 workload,
                 config,

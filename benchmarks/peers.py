@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
+import PIL
+
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_files import ImageFiles
 from deit_fast.dali_pipelines.image_set import ImageSet
@@ -74,6 +76,11 @@ def check_peers(names: Sequence[str]) -> None:
             raise RuntimeError(
                 f"--against {name} needs the package {PEERS[name].package}, which is missing: {PEERS[name].install}"
             )
+
+
+def shown_name(peer: str) -> str:
+    """As rows name it: timm runs on the Pillow that is installed, which may be Pillow-SIMD in its place."""
+    return f"{peer} on Pillow-SIMD {PIL.__version__}" if peer == "timm" and ".post" in PIL.__version__ else peer
 
 
 def peer_turn(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deit_fast.benchmarks.peers import CROP, FULL, PEERS, VALIDATION, Peer, PeerWork, peer_turn
+from deit_fast.benchmarks.peers import CROP, FULL, PEERS, VALIDATION, Peer, PeerWork, peer_turn, shown_name
 from deit_fast.benchmarks.torch_peers import TRANSFORMS, Epochs, Images
 from deit_fast.cli import main
 from deit_fast.config import Config
@@ -97,6 +97,13 @@ def test_ffcv(images, config, expected, tmp_path):
     assert_close_to_torchvision(shown, expected)
     prepare = peer_turn("ffcv", CROP, config, images, workers=2, batch_size=8, batches=8)
     assert [prepare()(), prepare()()] == [64, 64]
+
+
+def test_pillow_simd_is_named(monkeypatch):
+    assert shown_name("timm") == "timm"
+    monkeypatch.setattr("PIL.__version__", "12.1.1.post0")  # as Pillow-SIMD numbers its releases
+    assert shown_name("timm") == "timm on Pillow-SIMD 12.1.1.post0"
+    assert shown_name("torchvision") == "torchvision"
 
 
 def test_what_is_missing_is_named(capsys, monkeypatch):
