@@ -14,21 +14,13 @@ import pytest
 import torch
 
 from deit_fast.benchmarks.assembled import assemble
-from deit_fast.benchmarks.peers import (
-    CROP,
-    FULL,
-    PEERS,
-    VALIDATION,
-    Epochs,
-    Images,
-)
+from deit_fast.benchmarks.peers import CROP, FULL
 from deit_fast.benchmarks.records import read_records
 from deit_fast.benchmarks.step import batch_of
 from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, time_in_turns
 from deit_fast.benchmarks.timm_step import TimmStep, timm_student
 from deit_fast.cli import main
 from deit_fast.config import Config
-from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.dali_pipelines.native.plugin import is_available
 from deit_fast.distributed import Ranks
 from deit_fast.model import create_student
@@ -67,29 +59,6 @@ def test_loader(photographs, tmp_path, capsys):
     assert rows["file read", OURS]["images_per_turn"] == rows["decode of whole images", OURS]["images_per_turn"] == 32
     mean_size = np.mean([path.stat().st_size for path in (photographs / "train").rglob("*.jpg")])
     assert record["bytes_per_image"] == pytest.approx(mean_size)
-
-
-def test_peers_see_the_recipes_images(photographs):
-    """Shapes and values as ours: normalised, square, the batch asked for, each pass as long as the other."""
-    images = scan_image_folder(photographs / "train")
-    config = Config()
-    config = replace(config, model=replace(config.model, image_size_px=64))
-    for load, make_transform in PEERS.values():
-        for workload in (CROP, FULL, VALIDATION):
-            image, label = Images(images, load, make_transform(config, workload))[7]
-            assert image.shape == (3, 64, 64)
-            assert image.dtype == torch.float32
-            assert -2.2 < image.mean() < 2.7
-            assert label == images.labels[7]
-    passes = Epochs(10, 4, 3, shuffle=True)
-    seen = [list(passes), list(passes)]
-    assert [len(batches) for batches in seen] == [3, 3]
-    assert sorted(np.array(seen).ravel()[:10]) == list(range(10))
-
-
-def test_an_unknown_peer_is_named(capsys):
-    assert main(["bench", "loader", "--against", "timm,nobody"]) == 2
-    assert "--against nobody" in capsys.readouterr().err
 
 
 def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, capsys):
