@@ -1,6 +1,6 @@
 """Vega-Lite drawings: for a page, where they can be zoomed, and as an SVG file for the docs.
 
-Vega-Lite was chosen for its size (0.9 MB in a page, where plotly 7.1 takes 4.8 and Bokeh 3.9 1.3 without its widgets), for
+Vega-Lite was chosen for its size (0.9 MB in a page; plotly 7.1 takes 4.8, Bokeh 3.9 1.3 without its widgets), for
 colours that are CSS variables and so follow light and dark, and for drawing the same as SVG without a browser. The Vega
 project's vl-convert-python has all of it.
 """
