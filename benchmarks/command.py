@@ -1,10 +1,11 @@
-"""`deit-fast bench loader|step|kernels|parity`: what was measured here, and how it stands against the budget."""
+"""`deit-fast bench VERB`: what was measured here, and how it stands against the budget."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ def run(arguments: Sequence[str]) -> int:
         from .kernels_command import run_kernels
 
         return run_kernels(arguments[1:])
+    if arguments and arguments[0] in ("report", "accuracy"):
+        return int(import_module(f".{arguments[0]}.command", __package__).run(arguments[1:]))
     if not arguments or arguments[0] not in DEFAULT_RECIPES:
         if arguments and arguments[0] in ("-h", "--help"):
-            Console().print("deit-fast bench loader|step|kernels|parity [--help]", markup=False, highlight=False)
+            text = "deit-fast bench loader|step|kernels|parity|accuracy|report [--help]"
+            Console().print(text, markup=False, highlight=False)
             return 0
         raise ValueError(
             "bench takes what to measure: deit-fast bench loader, bench step, bench kernels, or bench parity"
