@@ -95,6 +95,11 @@ def test_step(recipe, tmp_path, capsys):
     row, _ = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     assert (("teacher forward", OURS) in rows_by_contender(row)) == (recipe == "demo_student_distilled")
     assert row["config"]["runtime"]["batch_size_per_device"] == 8
+    assert (row["schema"], row["bench"]) == (1, "step")
+    whole = rows_by_contender(row)["whole step", OURS]
+    assert whole["step_ms_p50"] <= whole["step_ms_p99"]
+    assert row["verdict"]["measured_images_per_second"] == whole["images_per_second"]
+    assert row["verdict"]["mfu"] == pytest.approx(whole["mfu"])
 
 
 def test_turns_are_interleaved():
@@ -110,7 +115,10 @@ def test_a_row_holds_median_and_spread():
     row = timing.row()
     assert row["images_per_second"] == 5
     assert (row["images_per_second_min"], row["images_per_second_max"]) == (2, 10)
-    assert row["cpu_ms_per_image"] == 100
+    assert row["images_per_second_p20"] == pytest.approx(2 + 0.4 * 3)
+    assert row["cpu_ms_per_image"] == row["cores_per_1000_images_per_second"] == 100
+    assert row["step_ms_p50"] is None
+    assert row["mfu"] is None
     assert timing.times_cheaper_than(Timing([10] * 3, [1.0] * 3, [3.0, 5.0, 4.0])) == 3
 
 

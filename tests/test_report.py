@@ -11,8 +11,7 @@ from pages import opened
 from deit_fast.benchmarks.report import figures
 from deit_fast.benchmarks.report.markdown import RESULTS, rewritten
 from deit_fast.benchmarks.report.page import peak_tflops
-from deit_fast.benchmarks.report.results import gather
-from deit_fast.benchmarks.report.sources import read_files
+from deit_fast.benchmarks.report.results import gather, read_files
 from deit_fast.benchmarks.report.verdict_text import advice_for, judge
 from deit_fast.cli import main
 
@@ -157,7 +156,7 @@ def test_markers_without_end_or_rows_are_named(text, message, tmp_path):
 
 def test_what_is_no_row_is_named(tmp_path, capsys):
     path = write_rows(tmp_path / "rows.jsonl", step_record(), {"schema": 2})
-    with pytest.raises(ValueError, match=r"rows.jsonl, line 2: no row"):
+    with pytest.raises(ValueError, match=r"rows.jsonl line 2 is no record"):
         read_files([path])
     assert main(["bench", "report", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "x.html")]) == 2
     assert "none.jsonl" in capsys.readouterr().err

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from deit_fast.distributed import process_group
-from deit_fast.environment import describe_environment
 
+from ..records import Record, append_record, build_record
 from .experiment import Result, Teacher, rows_of, run_experiment
 from .fashion_mnist import DEBIAN, write_fashion_mnist
 from .intervals import difference, verdict
 from .show import CLAIM_HEADINGS, HEADINGS, claim_rows, table_rows, write_plot
-from .variants import CLAIMS, Plan, TeacherName, Variant
+from .variants import CLAIMS, HARD, Plan, TeacherName, Variant
 
 FOLDER = Path("runs/bench/accuracy")
 HELP = {
@@ -49,24 +47,23 @@ def run(arguments: Sequence[str]) -> int:
     )
     with process_group(options.device) as ranks:
         teachers, results = run_experiment(plan, data, folder, ranks, partial(console.print, markup=False))
-        record = build_record(plan, data, teachers, results, describe_environment(ranks.device))
+        record = record_of(plan, data, teachers, results, ranks.device)
     show(record)
     if options.json:
-        with options.json.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(options.json, record)
     if options.plot:
         write_plot(record, options.plot)
     return 0
 
 
-def build_record(
+def record_of(
     plan: Plan,
     data: Path,
     teachers: dict[TeacherName, Teacher],
     results: dict[Variant, list[Result]],
-    environment: dict[str, object],
-) -> dict[str, Any]:
-    """One JSON line: a row a variant, and the claims with what was found of them."""
+    device: torch.device,
+) -> Record:
+    """A row a variant, and the claims with what was found of them."""
     top1 = {variant: [run["top1"]["average"] for run in runs] for variant, runs in results.items()}
     claims = []
     for text, better, other in CLAIMS:
@@ -74,21 +71,18 @@ def build_record(
         claims.append({"claim": text, "difference": found.mean, "low": found.low, "high": found.high})
         claims[-1]["holds"] = verdict(found)
     name = "Fashion-MNIST" if data.name.startswith("fashion_mnist") else data.name
-    return {
-        "schema": 1,
-        "bench": "accuracy",
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "title": f"DeiT-mini at 32 px, {plan.epochs} epochs of {plan.images:,} images of {name}",
-        "rows": rows_of(teachers, results),
-        "claims": claims,
-        "teachers": {name: teacher.top1 for name, teacher in teachers.items()},
-        "verdict": None,
-        "config": {"plan": asdict(plan), **next(iter(results.values()))[0]["config"]},
-        "environment": environment,
-    }
+    return build_record(
+        "accuracy",
+        f"DeiT-mini at 32 px, {plan.epochs} epochs of {plan.images:,} images of {name}",
+        rows_of(teachers, results),
+        device,
+        config={"plan": asdict(plan), "student": results[HARD][0]["config"]},
+        claims=claims,
+        teachers={name: teacher.top1 for name, teacher in teachers.items()},
+    )
 
 
-def show(record: dict[str, Any]) -> None:
+def show(record: Record) -> None:
     """Prints both tables."""
     for title, headings, rows in (
         (record["title"], HEADINGS, table_rows(record)),
@@ -117,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"runs and results (default: {FOLDER})")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append the result as one JSON line")
+    parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw it")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     return parser

@@ -9,9 +9,8 @@ from deit_fast.page import Page
 from deit_fast.page.plots import Spec, write_svg, zoom
 from deit_fast.page.theme import INK, SERIES
 
+from ..records import Record
 from .intervals import Interval, interval
-
-Record = dict[str, Any]
 
 
 def percent(found: Interval, sign: str = "") -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from .markdown import RESULTS, rewritten
 from .page import build_page
-from .sources import read_files
+from .results import read_files
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -10,7 +10,8 @@ from deit_fast.page.page import format_number
 from deit_fast.page.plots import Spec, zoom
 from deit_fast.page.theme import BAD, INK, MUTED, SERIES
 
-from .results import Record, Row, is_ours, is_total, ms_per_image, stages, totals
+from ..records import Record
+from .results import Row, is_ours, is_total, ms_per_image, stages, totals
 
 OURS_COLOUR, PEER_COLOUR, VARIANT_COLOUR = SERIES[0], SERIES[5], SERIES[2]
 NOT_THE_RECIPE = "(not the recipe)"

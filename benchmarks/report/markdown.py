@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..accuracy.show import accuracy_table
-from .results import Record, Results, Row, provenance
-from .sources import read_files
+from ..records import Record
+from .results import Results, Row, provenance, read_files
 
 RESULTS = Path(__file__).parents[1] / "results"
 BLOCK = re.compile(r"(?P<open><!-- rows: (?P<name>[\w-]+) -->\n).*?(?P<close><!-- /rows -->)", re.DOTALL)

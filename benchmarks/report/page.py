@@ -9,9 +9,10 @@ from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES, REQUIRED_IMAGES_PER_SE
 from deit_fast.page import Page
 from deit_fast.page.page import format_number
 
+from ..records import Record
 from ..speed_of_light import GPUS
 from . import figures
-from .results import Record, Results, Row, devices_of, machine, provenance, stages, totals
+from .results import Results, Row, devices_of, machine, provenance, stages, totals
 from .verdict_text import judge
 
 ZOOM = "Drag to move, Shift and wheel to zoom, double click to reset."

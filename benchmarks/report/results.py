@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deit_fast.page.page import format_number
 
+from ..records import Record, read_records
+from ..step import WHOLE
 from ..timing import OURS
 
 Row = dict[str, Any]
-Record = dict[str, Any]
 
-TOTALS = ("whole step", "end to end")
+TOTALS = (WHOLE, "end to end")
 """How the workloads begin that hold a step's other stages."""
-NO_STAGE = ("matrix products", "step on synthetic")
-"""Workloads beside them that are no stage."""
-CACHED = "cached labels"
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,11 @@ class Results:
             key=lambda record: (record["verdict"]["is_budget_model"], record["bench"] == "train", record["time"]),
             default=None,
         )
+
+
+def read_files(paths: Iterable[Path]) -> Results:
+    """The records of all files; ValueError, naming file and line, for what is none."""
+    return gather(record for path in paths for record in read_records(str(path)))
 
 
 def gather(records: Iterable[Record]) -> Results:
@@ -63,9 +67,7 @@ def totals(record: Record) -> list[Row]:
 
 def stages(record: Record) -> list[Row]:
     """The parts of a step, each measured alone."""
-    return [
-        row for row in record["rows"] if is_ours(row) and not is_total(row) and not row["workload"].startswith(NO_STAGE)
-    ]
+    return [row for row in record["rows"] if is_ours(row) and not is_total(row)]
 
 
 def ms_per_image(row: Row) -> float:

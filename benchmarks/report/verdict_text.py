@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES
 
-from .results import Record, machine
+from ..records import Record
+from .results import machine
 
 ADVICE = (
     (
