@@ -54,7 +54,7 @@ def test_the_page_shows_the_rows(chromium, report, width_px, scheme):
         assert [width / max(widths_px) for width in widths_px] == pytest.approx([t / max(ms) for t in ms], abs=0.01)
         assert all(f"{t:.3g} ms" in plots.nth(0).inner_text() for t in ms)
         speeds = plots.nth(1).inner_text()
-        for one in [*step_record()["rows"], *loader_record()["rows"]]:
+        for one in [*step_record()["rows"], *loader_record()["rows"][::2][:2]]:
             digits = 0 if one["images_per_second"] >= 10_000 else 1
             assert f"{one['images_per_second']:,.{digits}f} images/s" in speeds
         assert "1,735 images/s, 1.11 CPU-ms" in plots.nth(2).inner_text()

@@ -23,10 +23,14 @@ def named(row: Row) -> str:
     return row["workload"] if row["name"] == "deit_fast" else f"{row['workload']}, {row['name']}"
 
 
+def is_recipe(row: Row) -> bool:
+    """Ours, and nothing cheaper than the recipe."""
+    return is_ours(row) and NOT_THE_RECIPE not in row["name"]
+
+
 def is_main(row: Row) -> bool:
-    """Ours and by the recipe, a whole step or a whole loader: what is worth following over time."""
-    whole = is_total(row) or row["workload"] == "full recipe"
-    return whole and is_ours(row) and NOT_THE_RECIPE not in row["name"]
+    """A whole step or a whole loader of ours: what is worth following over time."""
+    return is_recipe(row) and (is_total(row) or row["workload"] == "full recipe")
 
 
 def colour_of(row: Row) -> str:
@@ -38,7 +42,8 @@ def colour_of(row: Row) -> str:
 
 def waterfall(record: Record, required_images_per_second: float) -> Spec:
     """Milliseconds an image of the stages one after another, then of our whole steps; what limits is red."""
-    limiting = (record.get("verdict") or {}).get("limiting_stage")
+    verdict = record.get("verdict") or {}
+    limiting = verdict.get("limiting_stage")
     steps, at = [], 0.0
     for row in stages(record):
         ms = ms_per_image(row)
@@ -49,7 +54,8 @@ def waterfall(record: Record, required_images_per_second: float) -> Spec:
         ms = ms_per_image(row)
         steps.append(Bar(row["workload"], ms, f"{format_number(ms)} ms", INK))
     allowed = 1e3 / required_images_per_second
-    return bars(steps, "ms an image", limit=(allowed, f"budget {format_number(allowed)} ms"))
+    whose = "budget" if verdict.get("is_budget_model") else "DeiT-B's budget"
+    return bars(steps, "ms an image", limit=(allowed, f"{whose} {format_number(allowed)} ms"))
 
 
 def throughput(rows: Sequence[Row], required_images_per_second: float) -> Spec:
@@ -119,7 +125,7 @@ def roofline(kernels: Sequence[Row], roof: tuple[float, float] | None) -> Spec:
         for row in kernels
         if row.get("tflop_per_second")
     ]
-    axis = {"type": "quantitative", "scale": {"type": "log", "padding": 16}}
+    axis = {"type": "quantitative", "scale": {"type": "log", "padding": 16, "nice": False}}
     x = {**axis, "field": "flop_per_byte", "title": "FLOP a byte"}
     y = {**axis, "field": "tflop_per_second", "title": "TFLOP/s"}
     layers: list[Spec] = [

@@ -15,6 +15,7 @@ from . import figures
 from .results import Results, Row, devices_of, machine, provenance, stages, totals
 from .verdict_text import judge
 
+COLOURS = "Blue: ours; green: ours, cheaper than the recipe; grey: others."
 ZOOM = "Drag to move, Shift and wheel to zoom, double click to reset."
 
 
@@ -93,7 +94,7 @@ def _throughput(page: Page, records: list[Record]) -> None:
         "Throughput against the budget",
         f"Whatever is left of the dashed line is too slow for its share of {REQUIRED_IMAGES_PER_SECOND:,.1f} images/s.",
     )
-    rows = [row for record in records for row in record["rows"]]
+    rows = [row for record in records for row in record["rows"] if figures.is_recipe(row)]
     asked = max(required(record) for record in records)
     page.figure(figures.throughput(rows, asked), f"Medians, with the 20th to 80th percentile of the turns. {ZOOM}")
 
@@ -101,7 +102,7 @@ def _throughput(page: Page, records: list[Record]) -> None:
 def _loaders(page: Page, record: Record) -> None:
     page.section("Loaders", "The same images, cores and number of workers, in interleaved turns.")
     for _, rows in itertools.groupby(record["rows"], key=lambda row: row["workload"]):
-        page.figure(figures.contenders(list(rows)), f"{record['title']}. {provenance(record)}")
+        page.figure(figures.contenders(list(rows)), f"{COLOURS} {record['title']}. {provenance(record)}")
 
 
 def _arithmetic(page: Page, record: Record) -> None:

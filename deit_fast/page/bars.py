@@ -11,6 +11,8 @@ from .theme import BAD, INK, MUTED
 
 BAND_PX = 44
 MARK_PX = 14
+CHARACTER_PX = 7
+"""Of the values' font, about."""
 
 
 @dataclass(frozen=True)
@@ -40,47 +42,61 @@ def bars(
 
     limit: a value that the rows are held against, and its name.
     """
-    values = [{**asdict(row), "order": i, "end": row.start + row.value} for i, row in enumerate(rows)]
-    x: dict[str, Any] = {
-        "field": "end",
-        "type": "quantitative",
-        "title": axis_title,
-        "scale": {"type": scale, "nice": True, **({"zero": False} if scale == "log" else {})},
-    }
-    y: dict[str, Any] = {"field": "order", "type": "ordinal", "axis": None, "scale": {"padding": 0}}
-    colour = {"field": "colour", "type": "nominal", "scale": None}
-    tooltip = [{"field": "label", "title": "what"}, {"field": "text", "title": axis_title}]
-    name = {"baseline": "middle", "yOffset": -12}
-    marks: dict[str, Spec] = {
-        "bar": {"type": "bar", "height": MARK_PX, "yOffset": 6, "clip": True},
-        "dot": {"type": "point", "size": 110, "yOffset": 6, "clip": True},
-    }
-    begin = {"x2": {"field": "start"}} if mark == "bar" else {}
-    layers: list[Spec] = [
-        {
-            "params": zoom("x"),
-            "mark": marks[mark],
-            "encoding": {"x": x, "color": colour, "tooltip": tooltip, **begin},
-        },
-        {
-            "mark": {"type": "text", "align": "left", "limit": 420, **name},
-            "encoding": {"x": {"value": 0}, "text": {"field": "label"}},
-        },
-        {
-            "mark": {"type": "text", "align": "right", "color": MUTED, **name},
-            "encoding": {"x": {"value": "width"}, "text": {"field": "text"}},
-        },
-    ]
+    x = {"field": "end", "type": "quantitative", "title": axis_title, "scale": _scale(rows, scale, limit)}
+    if scale == "log":
+        x["axis"] = {"gridOpacity": 0.45}  # nine lines a decade
+    layers = [_marks(mark, x), *_names(rows)]
     if any(row.low is not None for row in rows):
         layers.insert(1, _spread(x))
     if limit is not None:
         layers += _limit(*limit, x, "left" if limit[0] < max(row.value for row in rows) / 2 else "right")
     return {
-        "data": {"values": values},
+        "data": {"values": [{**asdict(row), "order": i, "end": row.start + row.value} for i, row in enumerate(rows)]},
         "height": {"step": BAND_PX},
-        "encoding": {"y": y},
+        "encoding": {"y": {"field": "order", "type": "ordinal", "axis": None, "scale": {"padding": 0}}},
         "layer": layers,
     }
+
+
+def _marks(mark: str, x: dict[str, Any]) -> Spec:
+    """The bars or dots themselves."""
+    kinds: dict[str, Spec] = {
+        "bar": {"type": "bar", "height": MARK_PX, "yOffset": 6, "clip": True},
+        "dot": {"type": "point", "size": 110, "yOffset": 6, "clip": True},
+    }
+    encoding = {
+        "x": x,
+        "color": {"field": "colour", "type": "nominal", "scale": None},
+        "tooltip": [{"field": "label", "title": "what"}, {"field": "text", "title": x["title"]}],
+    }
+    if mark == "bar":
+        encoding["x2"] = {"field": "start"}
+    return {"params": zoom("x"), "mark": kinds[mark], "encoding": encoding}
+
+
+def _names(rows: Sequence[Bar]) -> list[Spec]:
+    """Above each mark its name at the left, cut short where the window is narrow, and its value at the right."""
+    room_px = CHARACTER_PX * max(len(row.text) for row in rows) + 12
+    place = {"type": "text", "baseline": "middle", "yOffset": -12}
+    return [
+        {
+            "mark": {**place, "align": "left", "limit": {"expr": f"width - {room_px}"}},
+            "encoding": {"x": {"value": 0}, "text": {"field": "label"}},
+        },
+        {
+            "mark": {**place, "align": "right", "color": MUTED},
+            "encoding": {"x": {"value": "width"}, "text": {"field": "text"}},
+        },
+    ]
+
+
+def _scale(rows: Sequence[Bar], kind: str, limit: tuple[float, str] | None) -> dict[str, Any]:
+    """Room at the right when the limit's line would run through the values there."""
+    if kind == "log":
+        return {"type": "log", "nice": True}
+    longest = max(row.start + row.value for row in rows)
+    crowded = limit is not None and 0.8 * longest < limit[0]
+    return {"domainMax": 1.25 * max(longest, limit[0])} if limit and crowded else {"nice": True}
 
 
 def _spread(x: dict[str, Any]) -> Spec:
