@@ -48,6 +48,8 @@ class Assembled:
     state: RunState
     student: nn.Module
     """What is called: the state's, or its distributed form."""
+    own: RunState
+    """Of this rank by itself: a state of its own where DDP's hooks, which stay on, would wait for the other ranks."""
     teacher: TeacherLike
     student_flops: int
     """Of the student's forward of an image, which cosub passes twice."""
@@ -61,8 +63,8 @@ class Assembled:
 
     def step_alone(self, teacher: TeacherLike) -> TrainStep:
         """The step of this rank by itself, which averages no gradients with others."""
-        config, alone = reading(self.config, teacher), replace(self.ranks, rank=0, world_size=1)
-        return assemble_step(config, self.state, self.state.student, teacher, alone, self.precision)
+        config = reading(self.config, teacher)
+        return assemble_step(config, self.own, self.own.student, teacher, by_itself(self.ranks), self.precision)
 
     def step_flops(self, teacher: TeacherLike) -> int:
         """Of an image in a step with this teacher: the student's backward is two forwards."""
@@ -79,18 +81,30 @@ def assemble(config: Config, classes: tuple[str, ...], ranks: Ranks) -> Assemble
     """Builds all; ValueError for what the trainer would refuse too."""
     check_config(config)
     precision = choose_precision(config.runtime.precision, ranks.device)
-    state = first_state(config, classes, ranks, precision)
-    for group in state.optimizer.param_groups:
-        group["lr"] = 0.0
+    state = still_state(config, classes, ranks, precision)
+    own = state if ranks.world_size == 1 else still_state(config, classes, by_itself(ranks), precision)
     teacher = bench_teacher(config, len(classes), ranks, precision)
     size = config.model.image_size_px
     student_flops = forward_flops(state.student, size) * (2 if config.loss.cosub else 1)
     teacher_flops = forward_flops(teacher.model, teacher.image_size_px or size) if isinstance(teacher, Teacher) else 0
+    student = distributed_student(config, state.student, ranks)
+    return Assembled(config, ranks, precision, state, student, own, teacher, student_flops, teacher_flops)
+
+
+def by_itself(ranks: Ranks) -> Ranks:
+    """This process as the only one."""
+    return replace(ranks, rank=0, world_size=1)
+
+
+def still_state(config: Config, classes: tuple[str, ...], ranks: Ranks, precision: str) -> RunState:
+    """The first state of a run, whose steps leave the weights as they are."""
+    state = first_state(config, classes, ranks, precision)
+    for group in state.optimizer.param_groups:
+        group["lr"] = 0.0
     if config.runtime.compile:
         subset = config.model.drop_path_mode == "subset"
         compile_blocks(state.student, cuda_graphs=config.runtime.cuda_graphs, subset=subset)
-    student = distributed_student(config, state.student, ranks)
-    return Assembled(config, ranks, precision, state, student, teacher, student_flops, teacher_flops)
+    return state
 
 
 def bench_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str) -> TeacherLike:

@@ -84,7 +84,7 @@ def part_works(parts: Assembled, batch: Batch, groups: list[int]) -> dict[str, W
     works = {
         MIXING: Work(synchronised(lambda: step.mix(batch, 0, groups), len(batch.labels), device)),
         FORWARD: alone(forward, parts.student_flops),
-        BACKWARD: Work(backward_turn(forward, parts.state.student, count, device), 2 * parts.student_flops),
+        BACKWARD: Work(backward_turn(forward, parts.own.student, count, device), 2 * parts.student_flops),
         LOSS: alone(loss_call(parts, step, forward(), labels, images)),
         UPDATE: Work(synchronised(update_call(step, batch, device), len(batch.labels), device)),
     }

@@ -10,18 +10,11 @@ from .step import PARTS, TEACHER
 from .timing import OURS, Contender, Timing, Timings
 from .verdict import Stage, Teacher, Verdict, describe, reach_verdict
 
-DEVICE_LANE = "device"
 
-
-def wall_ms(timing: Timing) -> float:
-    """Milliseconds an image, all devices together; the median over turns."""
-    return 1e3 / statistics.median(timing.speeds)
-
-
-def step_stages(timings: Timings) -> list[Stage]:
+def step_stages(timings: Timings, lane: str = "device") -> list[Stage]:
     """The parts of a step that were timed, one after another on the device."""
     parts = {name: timings.get(Contender(name, OURS)) for name in PARTS}
-    return [Stage(name, DEVICE_LANE, wall_ms(timing)) for name, timing in parts.items() if timing is not None]
+    return [Stage(name, lane, timing.wall_ms) for name, timing in parts.items() if timing is not None]
 
 
 def judge(measured: dict[Teacher, Timing], stages: list[Stage], parts: Assembled) -> dict[Teacher, Verdict]:

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,16 @@ from .process_tree import cpu_seconds
 
 Turn = Callable[[], int]
 """Does one turn of work and returns how many images went through on this rank."""
+
+
+@runtime_checkable
+class LeavesWork(Protocol):
+    """A turn that leaves work under way, which `finish` ends when the clock has been read."""
+
+    def finish(self) -> None:
+        """Not measured."""
+
+
 Prepare = Callable[[], Turn]
 """Gets ready for a turn; not measured."""
 
@@ -43,6 +53,11 @@ class Timing:
     def speeds(self) -> list[float]:
         """Images/s of each turn."""
         return [images / seconds for images, seconds in zip(self.images, self.seconds, strict=True)]
+
+    @property
+    def wall_ms(self) -> float:
+        """Milliseconds an image, all devices together; the median of the turns."""
+        return 1e3 / statistics.median(self.speeds)
 
     @property
     def cpu_ms(self) -> list[float]:
@@ -132,9 +147,12 @@ def _take_turn(prepare: Prepare, timing: Timing, ranks: Ranks | None, meter: Mem
     if ranks is not None:
         ranks.barrier()
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+    memory = meter.read()
+    if isinstance(turn, LeavesWork):
+        turn.finish()
     if ranks is not None and ranks.world_size > 1:
         images, cpu = ranks.sum(torch.tensor([images, cpu], dtype=torch.float64, device=ranks.device)).tolist()
     timing.seconds.append(seconds)
     timing.cpu_seconds.append(cpu)
     timing.images.append(int(images))
-    timing.memory = timing.memory.merged(meter.read())
+    timing.memory = timing.memory.merged(memory)

@@ -33,6 +33,8 @@ class Work(NamedTuple):
     turn_is_step: bool = False
     step_seconds: list[list[float]] | None = None
     """For turns of several steps: each turn appends those of its steps."""
+    on_one_device: bool = False
+    """The others wait."""
 
 
 def synchronised(work: Callable[[], object], images: int, device: torch.device) -> Prepare:
@@ -89,8 +91,9 @@ def time_work(
         elif work.step_seconds is not None:
             timing.step_seconds = [seconds for turn in work.step_seconds[warm_up_turns:] for seconds in turn]
     peak = peak_of_all(timings, ranks)
-    for timing in timings.values():
-        timing.peak_flops = peak
+    for contender, work in works.items():
+        share = ranks.world_size if work.on_one_device else 1
+        timings[contender].peak_flops = None if peak is None else peak / share
     return timings
 
 
