@@ -34,7 +34,7 @@ LEAD_IN_STEPS = {"cpu": 1, "cuda": 11}
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
-    parser = measuring_parser("train", turns=5)
+    parser = measuring_parser("train")
     parser.add_argument(
         "--steps-per-turn", type=int, help="steps of an end-to-end turn; default: 50 on a GPU, 2 on a CPU"
     )
