@@ -35,9 +35,7 @@ def measuring_parser(what: str) -> Any:
     """The parser of `deit-fast bench WHAT`, with the options that all measuring verbs share."""
     parser = config_parser(f"deit-fast bench {what}", "Measures on this machine, in interleaved turns.")
     parser.add_argument("--turns", type=int, help="measured turns of each contender; default: 5; a step on a GPU 100")
-    parser.add_argument(
-        "--warm-up-turns", type=int, help="turns before these, not measured; default: 1; a step on a GPU 11"
-    )
+    parser.add_argument("--warm-up-turns", type=int, help="turns before, not measured; default: 1; a step on a GPU 11")
     parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
     return parser
 
