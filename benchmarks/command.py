@@ -17,6 +17,7 @@ from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_as_dict, config_parser, parse_arguments, parse_config
 from deit_fast.distributed import Ranks, process_group
 from deit_fast.environment import describe_environment
+from deit_fast.tuned import apply_tuned
 
 from .peers import PEERS, check_peers
 from .step import WHOLE
@@ -60,6 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         rest = ["--config", DEFAULT_RECIPES[what], *rest]
     config, options = parse_config(parser, rest)
     with process_group(config.runtime.device) as ranks:
+        config = apply_tuned(config, ranks.device)
         if what == "loader":
             title, timings = _loader(config, ranks, options)
         else:

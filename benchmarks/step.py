@@ -81,7 +81,7 @@ def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[Contender, Ti
     optimizer = build_optimizer(student, config.optim, global_batch_size=len(batch.labels))
     ema = Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None
     if config.runtime.compile:
-        compile_blocks(student, cuda_graphs=config.runtime.cuda_graphs)
+        compile_blocks(student, cuda_graphs=bool(config.runtime.cuda_graphs))
     distilled = config.distill.kind != "none"
     dtype = None if precision == "fp32" else DTYPES[precision]
     teacher = random_teacher(config, device, dtype) if distilled else no_teacher

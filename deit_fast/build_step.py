@@ -33,10 +33,15 @@ def build_train_step(
 ) -> tuple[TrainStep, TeacherLike]:
     """The step, and the teacher in it. ValueError for a teacher that does not fit the data."""
     teacher = choose_teacher(config, len(state.classes), ranks, precision, loader)
+    return assemble_step(config, state, ranks, precision, teacher), teacher
+
+
+def assemble_step(config: Config, state: RunState, ranks: Ranks, precision: str, teacher: TeacherLike) -> TrainStep:
+    """The step of a state, in the variants that the configuration asks for."""
     if config.runtime.compile:
         subset = config.model.drop_path_mode == "subset"
-        compile_blocks(state.student, cuda_graphs=config.runtime.cuda_graphs, subset=subset)
-    step = TrainStep(
+        compile_blocks(state.student, cuda_graphs=bool(config.runtime.cuda_graphs), subset=subset)
+    return TrainStep(
         config,
         distributed_student(config, state.student, ranks),
         model=state.student,
@@ -49,7 +54,6 @@ def build_train_step(
         device=ranks.device,
         rank=ranks.rank,
     )
-    return step, teacher
 
 
 def distributed_student(config: Config, student: nn.Module, ranks: Ranks) -> nn.Module:
@@ -97,6 +101,8 @@ def cached_labels(config: Config, num_classes: int, ranks: Ranks, precision: str
 
 def live_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str) -> Teacher:
     """distill.teacher, as the runtime section wants it computed."""
+    if config.runtime.teacher_precision != "auto":
+        precision = config.runtime.teacher_precision
     return build_teacher(
         config.distill,
         num_classes=num_classes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from deit_fast.dali_pipelines.decode import HARDWARE_DECODER_SHARE
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
@@ -13,6 +14,15 @@ from deit_fast.dali_pipelines.unreadable import Substitutes
 from .config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, DataConfig, EvalConfig
 from .distributed import Ranks
 from .open_images import open_images
+
+DEFAULT_PREFETCH = 2
+"""Batches; more hide longer stalls of a disk, and cost memory."""
+
+
+def hardware_decoder_share(data: DataConfig) -> float:
+    """What data.hardware_decoder_share comes to."""
+    given = data.hardware_decoder_share
+    return HARDWARE_DECODER_SHARE if given is None else given
 
 
 def open_train_and_val(data: DataConfig) -> tuple[ImageSet, ImageSet]:
@@ -78,7 +88,8 @@ def train_loader(config: Config, images: ImageSet, ranks: Ranks, precision: str)
         backend=config.data.backend,
         decoder=config.data.decoder,
         num_threads=config.data.num_threads or ranks.cores,
-        prefetch=config.data.prefetch,
+        prefetch=config.data.prefetch or DEFAULT_PREFETCH,
+        hardware_decoder_share=hardware_decoder_share(config.data),
         dtype=image_dtype(precision),
         seed=config.runtime.seed,
         bad_sample=config.data.bad_sample,
@@ -105,7 +116,8 @@ def validation_loader(
         backend=data.backend,
         decoder=data.decoder,
         num_threads=data.num_threads or ranks.cores,
-        prefetch=data.prefetch,
+        prefetch=data.prefetch or DEFAULT_PREFETCH,
+        hardware_decoder_share=hardware_decoder_share(data),
         dtype=image_dtype(precision),
         bad_sample=data.bad_sample,
     )
