@@ -18,6 +18,7 @@ deit-fast VERB [options]
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
   bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
+  tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
   teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
           labels of a whole run, computed once; train with --distill.label_cache DIR
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
         "eval": evaluate,
         "bench": bench,
+        "tune": tune,
         "data": data,
         "teacher-cache": teacher_cache,
         "export": export,
@@ -185,6 +187,13 @@ def evaluate(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """`deit-fast bench loader|step|kernels|parity`."""
     from deit_fast.benchmarks.command import run
+
+    return run(arguments)
+
+
+def tune(arguments: list[str]) -> int:
+    """`deit-fast tune --config RECIPE [--minutes N]`."""
+    from deit_fast.benchmarks.tune.command import run
 
     return run(arguments)
 
