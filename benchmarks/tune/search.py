@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -150,7 +151,8 @@ def device_works(ranks: Ranks) -> bool:
 
 def free_memory(ranks: Ranks) -> None:
     """Gives back what the last candidates took."""
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # whose import takes 4 CPU-s
+        torch.compiler.reset()
     gc.collect()
     if ranks.device.type == "cuda":
         torch.cuda.empty_cache()
