@@ -19,6 +19,7 @@ deit-fast VERB [options]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
   bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
   tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
+  doctor  deit-fast doctor --config RECIPE --data.path DIR: what would go wrong in the next days, and its mend
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
   teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
           labels of a whole run, computed once; train with --distill.label_cache DIR
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "eval": evaluate,
         "bench": bench,
         "tune": tune,
+        "doctor": doctor,
         "data": data,
         "teacher-cache": teacher_cache,
         "export": export,
@@ -194,6 +196,13 @@ def bench(arguments: list[str]) -> int:
 def tune(arguments: list[str]) -> int:
     """`deit-fast tune --config RECIPE [--minutes N]`."""
     from deit_fast.benchmarks.tune.command import run
+
+    return run(arguments)
+
+
+def doctor(arguments: list[str]) -> int:
+    """`deit-fast doctor [--config RECIPE] [--data.path DIR]`."""
+    from .doctor.command import run
 
     return run(arguments)
 

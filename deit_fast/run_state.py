@@ -14,6 +14,9 @@ from .config import CheckpointConfig, Config
 from .config_file import config_as_dict, differing_keys
 from .ema import Ema
 from .metrics import EpochSums
+from .optim import build_optimizer
+from .precision import gradient_scaler
+from .student import build_student
 from .weights import load_weights
 
 
@@ -102,3 +105,21 @@ class RunState:
                 f"checkpoint {path} holds the state of {state['optimizer_class']}, here it would be {ours}: NVIDIA's "
                 "apex is installed on one side only, or optim.apex differs"
             )
+
+
+def first_state(
+    config: Config, classes: tuple[str, ...], global_batch_size: int, device: torch.device, precision: str
+) -> RunState:
+    """The state before the first step, on the device."""
+    student = build_student(config, len(classes)).to(device)
+    return RunState(
+        config=config,
+        classes=classes,
+        global_batch_size=global_batch_size,
+        student=student,
+        ema=Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None,
+        optimizer=build_optimizer(student, config.optim, global_batch_size=global_batch_size),
+        scaler=gradient_scaler(precision, device),
+        step=0,
+        sums=EpochSums(),
+    )

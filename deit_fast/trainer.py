@@ -21,19 +21,17 @@ from .config_file import write_config
 from .config_rules import check_config
 from .data import count_bad, global_batch_size, open_train_and_val, train_loader, validation_loader
 from .distributed import Ranks
-from .ema import Ema
 from .evaluate import Scores, evaluate
 from .interrupt import StopVote, catch_stop_signals
 from .live import LiveLine
 from .memory import advise_on, is_out_of_memory
 from .metrics import EpochSums, JsonLines, WaitClock
-from .optim import build_optimizer, scaled_lr
-from .precision import choose_precision, gradient_scaler
+from .optim import scaled_lr
+from .precision import choose_precision
 from .run_log import RunLog, build_row, write_skipped
-from .run_state import RunState, resume_path
+from .run_state import first_state, resume_path
 from .schedule import learning_rate
 from .start_report import prepare_host, say_start
-from .student import build_student
 from .watchdog import Watchdog
 
 
@@ -72,19 +70,8 @@ class Trainer:
         )
         self.last_step = self.sampler.steps_per_epoch * config.schedule.epochs
 
-        student = build_student(config, len(train_images.classes)).to(ranks.device)
         self.peak_lr = scaled_lr(config.optim, batch_size)
-        self.state = RunState(
-            config=config,
-            classes=train_images.classes,
-            global_batch_size=batch_size,
-            student=student,
-            ema=Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None,
-            optimizer=build_optimizer(student, config.optim, global_batch_size=batch_size),
-            scaler=gradient_scaler(self.precision, ranks.device),
-            step=0,
-            sums=EpochSums(),
-        )
+        self.state = first_state(config, train_images.classes, batch_size, ranks.device, self.precision)
         if resume_from is not None:
             self.state.restore(resume_from)
         self.train_step, self.teacher = build_train_step(config, self.state, ranks, self.precision, self.train_loader)

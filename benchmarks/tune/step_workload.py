@@ -14,13 +14,9 @@ from deit_fast.config import Config
 from deit_fast.dali_pipelines.loader import Batch
 from deit_fast.data import image_dtype
 from deit_fast.distributed import Ranks
-from deit_fast.ema import Ema
-from deit_fast.metrics import EpochSums
-from deit_fast.optim import build_optimizer
 from deit_fast.precision import choose_precision
-from deit_fast.run_state import RunState
+from deit_fast.run_state import first_state
 from deit_fast.step import TrainStep, no_teacher
-from deit_fast.student import build_student
 from deit_fast.tuned import with_values
 
 from .question import CandidateError, Repeat
@@ -97,24 +93,12 @@ class StepWorkload:
         batch = synthetic_batch(config, self.ranks.device, image_dtype(precision))
         teacher = no_teacher if config.distill.kind == "none" else self._fixed_logits(len(batch.labels))
         config = replace(config, distill=replace(config.distill, label_cache=None))
-        state = self._first_state(config, precision, loss_scale)
+        classes = tuple(map(str, range(self.num_classes)))
+        state = first_state(config, classes, len(batch.labels), self.ranks.device, precision)
+        state.scaler = torch.amp.GradScaler(self.ranks.device.type, loss_scale, enabled=state.scaler.is_enabled())
+        state.student.train()
         step = assemble_step(config, state, self.ranks, precision, teacher)
         return step, batch, list(range(len(batch.labels) // config.mix.group_size))
-
-    def _first_state(self, config: Config, precision: str, loss_scale: float) -> RunState:
-        student = build_student(config, self.num_classes).to(self.ranks.device).train()
-        size = config.runtime.batch_size_per_device
-        return RunState(
-            config=config,
-            classes=tuple(map(str, range(self.num_classes))),
-            global_batch_size=size,
-            student=student,
-            ema=Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None,
-            optimizer=build_optimizer(student, config.optim, global_batch_size=size),
-            scaler=torch.amp.GradScaler(self.ranks.device.type, loss_scale, enabled=precision == "fp16"),
-            step=0,
-            sums=EpochSums(),
-        )
 
     def _fixed_logits(self, count: int) -> Callable[[Tensor], Tensor]:
         generator = torch.Generator().manual_seed(1)
