@@ -33,17 +33,25 @@ def build_train_step(
 ) -> tuple[TrainStep, TeacherLike]:
     """The step, and the teacher in it. ValueError for a teacher that does not fit the data."""
     teacher = choose_teacher(config, len(state.classes), ranks, precision, loader)
-    return assemble_step(config, state, ranks, precision, teacher), teacher
-
-
-def assemble_step(config: Config, state: RunState, ranks: Ranks, precision: str, teacher: TeacherLike) -> TrainStep:
-    """The step of a state, in the variants that the configuration asks for."""
     if config.runtime.compile:
-        subset = config.model.drop_path_mode == "subset"
-        compile_blocks(state.student, cuda_graphs=bool(config.runtime.cuda_graphs), subset=subset)
+        compile_student(config, state.student)
+    step = assemble_step(config, state, distributed_student(config, state.student, ranks), teacher, ranks, precision)
+    return step, teacher
+
+
+def compile_student(config: Config, student: nn.Module) -> None:
+    """Block by block, as the runtime section wants it."""
+    subset = config.model.drop_path_mode == "subset"
+    compile_blocks(student, cuda_graphs=bool(config.runtime.cuda_graphs), subset=subset)
+
+
+def assemble_step(
+    config: Config, state: RunState, student: nn.Module, teacher: TeacherLike, ranks: Ranks, precision: str
+) -> TrainStep:
+    """The step of a state; student is what is called, the state's own or its `distributed_student`."""
     return TrainStep(
         config,
-        distributed_student(config, state.student, ranks),
+        student,
         model=state.student,
         teacher=teacher,
         loss=build_loss(config.distill, config.mix, config.loss),

@@ -19,7 +19,7 @@ from .checkpoint_writer import CheckpointWriter
 from .config import Config
 from .config_file import write_config
 from .config_rules import check_config
-from .data import count_bad, global_batch_size, open_train_and_val, train_loader, validation_loader
+from .data import count_bad, open_train_and_val, train_loader, validation_loader
 from .distributed import Ranks
 from .evaluate import Scores, evaluate
 from .interrupt import StopVote, catch_stop_signals
@@ -62,7 +62,6 @@ class Trainer:
         prepare_host(config, ranks)
 
         train_images, val_images = open_train_and_val(config.data)
-        batch_size = global_batch_size(config, ranks)
         self.train_loader = train_loader(config, train_images, ranks, self.precision)
         self.sampler = self.train_loader.sampler
         self.val_loader = validation_loader(
@@ -70,8 +69,8 @@ class Trainer:
         )
         self.last_step = self.sampler.steps_per_epoch * config.schedule.epochs
 
-        self.peak_lr = scaled_lr(config.optim, batch_size)
-        self.state = first_state(config, train_images.classes, batch_size, ranks.device, self.precision)
+        self.state = first_state(config, train_images.classes, ranks, self.precision)
+        self.peak_lr = scaled_lr(config.optim, self.state.global_batch_size)
         if resume_from is not None:
             self.state.restore(resume_from)
         self.train_step, self.teacher = build_train_step(config, self.state, ranks, self.precision, self.train_loader)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deit_fast.benchmarks.step import synthetic_batch
-from deit_fast.build_step import assemble_step
+from deit_fast.build_step import assemble_step, compile_student
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.loader import Batch
 from deit_fast.data import image_dtype
@@ -94,10 +94,11 @@ class StepWorkload:
         teacher = no_teacher if config.distill.kind == "none" else self._fixed_logits(len(batch.labels))
         config = replace(config, distill=replace(config.distill, label_cache=None))
         classes = tuple(map(str, range(self.num_classes)))
-        state = first_state(config, classes, len(batch.labels), self.ranks.device, precision)
+        state = first_state(config, classes, self.ranks, precision)
         state.scaler = torch.amp.GradScaler(self.ranks.device.type, loss_scale, enabled=state.scaler.is_enabled())
-        state.student.train()
-        step = assemble_step(config, state, self.ranks, precision, teacher)
+        if config.runtime.compile:
+            compile_student(config, state.student)
+        step = assemble_step(config, state, state.student.train(), teacher, self.ranks, precision)
         return step, batch, list(range(len(batch.labels) // config.mix.group_size))
 
     def _fixed_logits(self, count: int) -> Callable[[Tensor], Tensor]:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deit_fast.build_step import assemble_step
+from deit_fast.build_step import assemble_step, compile_student
 from deit_fast.config import Config
-from deit_fast.data import global_batch_size, open_images, train_loader
+from deit_fast.data import open_images, train_loader
 from deit_fast.distributed import Ranks
 from deit_fast.memory import is_out_of_memory
 from deit_fast.precision import choose_precision
@@ -86,9 +86,10 @@ def try_step(config: Config, ranks: Ranks) -> tuple[float, float]:
     precision = choose_precision(config.runtime.precision, ranks.device)
     images = open_images(config.data, "train")
     loader = train_loader(config, images, ranks, precision)
-    state = first_state(config, images.classes, global_batch_size(config, ranks), ranks.device, precision)
-    state.student.train()
-    step = assemble_step(config, state, ranks, precision, no_teacher)
+    state = first_state(config, images.classes, ranks, precision)
+    if config.runtime.compile:
+        compile_student(config, state.student)
+    step = assemble_step(config, state, state.student.train(), no_teacher, ranks, precision)
     step(next(loader.batches(0, 1)), 0, loader.sampler.groups(0))
     (record,) = step.guard.take()
     return record.loss, record.gradient_norm
