@@ -14,6 +14,8 @@ VERBS = {
     "train": "train_command",
     "parity": "parity_command",
     "compare": "compare_command",
+    "accuracy": "accuracy.command",
+    "report": "report.command",
 }
 """Each module has `run(arguments) -> exit code`, which parses, measures and shows; ValueError for wrong use."""
 

@@ -129,7 +129,7 @@ class DistillConfig:
     soft_normalization: Literal["official", "batchmean"] = "official"
     """official divides the soft loss by batch x classes, batchmean by the batch alone."""
     teacher: str = "regnety_160"
-    """Name of a timm model."""
+    """Name of a timm model, or with teacher_checkpoint of a DeiT (deit_*)."""
     teacher_checkpoint: str | None = None
     """The teacher's weights (.safetensors, .pth); without it timm downloads the pretrained ones."""
     teacher_image_size_px: int | None = None

@@ -1,4 +1,4 @@
-"""The teacher of distillation: a frozen ConvNet of timm that sees the student's mixed images."""
+"""The teacher of distillation: a frozen ConvNet of timm, or a DeiT, that sees the student's mixed images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig
 from .fold_batch_norm import fold_batch_norms
+from .model import DeiT
+from .variants import DEIT_VARIANTS
 from .weights import load_weights, num_classes, read_weights
 
 OFFICIAL_WEIGHTS = {"regnety_160": "regnety_160.deit_in1k"}
@@ -92,12 +94,13 @@ def build_teacher(
     fold: bool | None = None,
     compiled: bool | None = None,
 ) -> Teacher:
-    """distill.teacher of timm with the weights of distill.teacher_checkpoint, or timm's own, which it downloads.
+    """distill.teacher with the weights of distill.teacher_checkpoint, or a model of timm with its own, downloaded.
 
     ValueError, naming the key, for an unknown model, weights that do not fit it, or another number of classes than the
     data's `num_classes`; RuntimeError when the weights cannot be downloaded.
     """
-    if not timm.is_model(distill.teacher.split(".")[0]):
+    ours = distill.teacher in DEIT_VARIANTS and distill.teacher_checkpoint is not None
+    if not (ours or timm.is_model(distill.teacher.split(".")[0])):
         raise ValueError(f"unknown distill.teacher {distill.teacher}: not a model of timm")
     load = _load_local if distill.teacher_checkpoint else _download
     model, mean, std, image_size_px = load(distill, num_classes)
@@ -131,7 +134,13 @@ def _load_local(distill: DistillConfig, classes: int) -> Loaded:
     trained = num_classes(weights.state_dict)
     if trained is not None:
         _check_classes(trained, classes, f"distill.teacher_checkpoint {weights.path}")
-    model = timm.create_model(full_name(distill.teacher), pretrained=False, num_classes=classes)
+    image_size_px = (weights.config or {}).get("model", {}).get("image_size_px")
+    model: nn.Module
+    if distill.teacher in DEIT_VARIANTS:
+        shape = DEIT_VARIANTS[distill.teacher]
+        model = DeiT(shape, image_size_px=image_size_px or shape.image_size_px, num_classes=classes)
+    else:
+        model = timm.create_model(full_name(distill.teacher), pretrained=False, num_classes=classes)
     try:
         load_weights(model, weights)
     except ValueError as error:
@@ -139,8 +148,8 @@ def _load_local(distill: DistillConfig, classes: int) -> Loaded:
             f"distill.teacher {distill.teacher} does not fit distill.teacher_checkpoint: {error}"
         ) from error
     if weights.config is not None:  # trained by this trainer: its images are the student's
-        return model, IMAGENET_MEAN, IMAGENET_STD, weights.config.get("model", {}).get("image_size_px")
-    return model, *_trained_with(model.pretrained_cfg)
+        return model, IMAGENET_MEAN, IMAGENET_STD, image_size_px
+    return model, *_trained_with(getattr(model, "pretrained_cfg", {}))
 
 
 def _download(distill: DistillConfig, classes: int) -> Loaded:
