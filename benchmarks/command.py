@@ -13,6 +13,7 @@ VERBS = {
     "kernels": "kernels_command",
     "train": "train_command",
     "parity": "parity_command",
+    "images": "image_comparison",
     "compare": "compare_command",
     "accuracy": "accuracy.command",
     "report": "report.command",

@@ -10,6 +10,7 @@ import yaml
 
 from deit_fast.cli import main
 from deit_fast.config import CheckpointConfig, Config, DataConfig, DistillConfig, ModelConfig, RuntimeConfig
+from deit_fast.distributed import Ranks
 from deit_fast.doctor import devices, host_limits, images, software, trial, versions
 from deit_fast.doctor.devices import Gpu
 from deit_fast.doctor.finding import Finding, worst
@@ -100,7 +101,7 @@ def test_space_for_checkpoints(tmp_path):
 
 def test_the_size_of_a_checkpoint_is_that_of_a_written_one(tmp_path):
     """Against torch.save of the real state, whose optimizer has stepped."""
-    state = first_state(MINI, tuple(map(str, range(10))), 8, CPU, "fp32")
+    state = first_state(MINI, tuple(map(str, range(10))), Ranks(0, 1, 0, 1, CPU), "fp32")
     for weight in state.student.parameters():
         weight.grad = torch.zeros_like(weight)
     state.optimizer.step()
