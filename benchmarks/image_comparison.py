@@ -28,7 +28,7 @@ from .table import TABLE_WIDTH
 
 COMPARED_BATCHES = 2
 LARGEST_MEAN = 1.0
-"""Grey levels: decoders (libjpeg-turbo, nvJPEG) and resizes each differ by less than one on average (docs/parity.md)."""
+"""Grey levels: decoders and resizes differ by less than one on average (docs/parity.md, docs/native.md)."""
 FAR = 8.0
 LARGEST_FAR_SHARE = 0.01
 """Of the pixels more than FAR grey levels away: edges that a warp samples on the other side, and nothing wider."""

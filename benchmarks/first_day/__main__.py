@@ -20,14 +20,15 @@ from .steps import Plan, build_steps
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the steps in order and writes the page after each; 1 when one did not hold. Without a GPU: says so, 0."""
-    parser = argparse.ArgumentParser("make gpu", description=__doc__, allow_abbrev=False)
+    usage = "%(prog)s [options] [--section.key value ...]"
+    parser = argparse.ArgumentParser("make gpu", usage=usage, description=__doc__, allow_abbrev=False)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU, or nothing")
     parser.add_argument("--config", default="deit_base_distilled", help="a recipe; its teacher has random weights")
     parser.add_argument("--data", metavar="DIR", help="images; default: photographs that are made")
     parser.add_argument("--minutes", type=float, default=20.0, help="for tune")
     parser.add_argument("--out", metavar="DIR", default="runs/gpu", help="logs, results and report.html")
     parser.add_argument("--only", default="", metavar="STEP,STEP", help="some of the steps; the page keeps the others")
-    options = parser.parse_args(arguments)
+    options, overrides = parser.parse_known_args(arguments)
     if options.device == "auto" and not torch.cuda.is_available():
         say("make gpu: torch finds no GPU here, so there is nothing to try; deit-fast doctor says why")
         return 0
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=options.config,
         data=options.data,
         minutes=options.minutes,
+        overrides=tuple(overrides),
     )
     plan.out.mkdir(parents=True, exist_ok=True)
     steps = build_steps(plan)

@@ -45,12 +45,13 @@ class Plan:
     config: str
     data: str | None
     minutes: float
+    overrides: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
         """Recipe, device and images of every verb."""
         images = ["--data.path", self.data] if self.data else []
-        return ["--config", self.config, "--runtime.device", self.device, *images]
+        return ["--config", self.config, "--runtime.device", self.device, *images, *self.overrides]
 
     @property
     def rows(self) -> Path:
@@ -124,7 +125,7 @@ def read_tests(output: str) -> str:
 
 
 def read_images(path: Path) -> str:
-    """The widest mean difference."""
+    """The largest mean difference."""
     rows = json.loads(path.read_text())
     worst = max(rows, key=lambda row: row["mean"])
     return (
