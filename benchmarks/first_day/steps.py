@@ -128,9 +128,8 @@ def read_images(path: Path) -> str:
     """The largest mean difference."""
     rows = json.loads(path.read_text())
     worst = max(rows, key=lambda row: row["mean"])
-    return (
-        f"{len(rows)} comparisons; widest mean {worst['mean']:.3f} grey levels ({worst['pipeline']}, {worst['view']})"
-    )
+    where = f"{worst['pipeline']}, {worst['view']}"
+    return f"{len(rows)} comparisons; largest mean {worst['mean']:.3f} grey levels ({where})"
 
 
 def read_tuned(path: Path) -> str:
