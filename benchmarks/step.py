@@ -16,6 +16,7 @@ from deit_fast.dali_pipelines.loader import Batch
 from deit_fast.data import image_dtype
 from deit_fast.distributed import Ranks
 from deit_fast.ema import Ema
+from deit_fast.kernels.choice import choose
 from deit_fast.losses import build_loss
 from deit_fast.optim import build_optimizer
 from deit_fast.precision import DTYPES, choose_precision, gradient_scaler
@@ -92,7 +93,7 @@ def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[Contender, Ti
             student,
             model=student,
             teacher=teacher,
-            loss=build_loss(config.distill, config.mix, config.loss),
+            loss=build_loss(config.distill, config.mix, config.loss, choose("distill_loss", config.runtime.kernels)),
             optimizer=optimizer,
             scaler=gradient_scaler(precision, device),
             ema=ema,

@@ -139,7 +139,8 @@ def _add_norm() -> list[Case]:
         return lambda: norm.forward(x, branch, column, column, column, gamma, drop_path, slot, 1e-6)
 
     def backward(gamma: Tensor | None, slot: Tensor | None) -> Callable[[], Any]:
-        return lambda: norm.backward(x, branch, x, row, row, branch, column, column, gamma, drop_path, slot)
+        read = None if gamma is None else branch
+        return lambda: norm.backward(x, branch, x, row, row, read, column, column, gamma, drop_path, slot, B)
 
     return [
         Case("add_norm_forward", forward(None, None), 6 * u, "6u"),

@@ -76,7 +76,8 @@ def backward_arguments(name):
     if name == "add_norm":
         total, y, mean, rstd = outputs
         _, branch, weight, _, bias, gamma, drop_path, slot, _ = values
-        return (None, torch.ones(1, 1, 1).expand_as(y), total, mean, rstd, branch, weight, bias, gamma, drop_path, slot)
+        grad_y = torch.ones(1, 1, 1).expand_as(y)
+        return (None, grad_y, total, mean, rstd, branch, weight, bias, gamma, drop_path, slot, len(branch))
     return (torch.ones(1, 1).expand_as(outputs), *values)
 
 

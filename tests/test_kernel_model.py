@@ -1,0 +1,150 @@
+"""The kernels inside the model, through the operators' CPU kernels: same weights, same function, same gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from deit_fast.drop_path import draw_drop_path_scale, draw_kept_samples
+from deit_fast.kernels.choice import FUSED
+from deit_fast.model import DeiT, create_student
+from deit_fast.student import compile_blocks
+from deit_fast.variants import DeiTShape
+
+SHAPES = {
+    "deit": DeiTShape(32, 2, 2, 8, 32, distilled=True),
+    "deit3": DeiTShape(32, 2, 2, 8, 32, layer_scale_init=0.5, positions_on_prefix=False),
+}
+CHOICES = [(), ("add_norm",), ("gelu_bias",), FUSED]
+VIEWS = torch.arange(4)
+DROP_PATHS = {
+    "none": None,
+    "independent": draw_drop_path_scale(1, 1, VIEWS, rate=0.6, depth=2),
+    "subset": draw_kept_samples(0, 1, VIEWS, group_size=4, rate=0.6, depth=2),
+}
+
+
+def model_of(shape, kernels=(), attention="sdpa"):
+    torch.manual_seed(0)
+    model = DeiT(SHAPES[shape], image_size_px=32, num_classes=5, attention=attention, kernels=kernels)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # at 0 a forgotten one would not show
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def images(dtype=torch.float32):
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def logits_and_gradients(model, drop_path=None):
+    model.zero_grad()
+    cls, dist = model.forward_heads(images(), drop_path)
+    both = cls if dist is None else torch.cat([cls, dist])
+    both.float().square().mean().backward()
+    return {"logits": both.detach(), **{name: p.grad.clone() for name, p in model.named_parameters()}}
+
+
+def largest_difference(found, expected):
+    assert found.keys() == expected.keys()
+    return max(((found[k] - v).norm() / (v.norm() + 1e-6)).item() for k, v in expected.items())
+
+
+@pytest.mark.parametrize("drop_path", DROP_PATHS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_and_gradients_are_those_of_plain_torch(shape, drop_path):
+    expected = logits_and_gradients(model_of(shape), DROP_PATHS[drop_path])
+    for kernels in CHOICES[1:]:
+        attention = "triton" if kernels == FUSED else "sdpa"
+        found = logits_and_gradients(model_of(shape, kernels, attention), DROP_PATHS[drop_path])
+        assert largest_difference(found, expected) < 2e-5, kernels
+
+
+def spelled_out(model, drop_path):
+    """The forward as it stands in the paper, written without blocks.py's residual branches."""
+    x = model.tokens(images())
+    for i, block in enumerate(model.blocks):
+        to = x if block.num_queries is None else x[:, : block.num_queries]
+        one, other = drop_path[2 * i, :, None, None], drop_path[2 * i + 1, :, None, None]
+        x = to + one * block.ls1(block.attn.proj(block.attn.heads(block.norm1(x))))
+        x = x + other * block.ls2(block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x)))))
+    x = model.norm(x)
+    return torch.cat([model.head(x[:, 0]), model.head_dist(x[:, 1])])
+
+
+def test_reference_is_plain_torch_bit_for_bit():
+    model = model_of("deit")
+    found = logits_and_gradients(model, DROP_PATHS["independent"])
+    model.zero_grad()
+    logits = spelled_out(model, DROP_PATHS["independent"])
+    logits.square().mean().backward()
+    assert torch.equal(found.pop("logits"), logits)
+    assert all(torch.equal(gradient, model.get_parameter(name).grad) for name, gradient in found.items())
+
+
+@pytest.mark.parametrize("name", ["deit_mini_distilled_patch8_32", "deit3_mini_patch8_32"])
+def test_weights_and_their_names_stay(name):
+    states = []
+    for kernels in ((), FUSED):
+        torch.manual_seed(3)
+        states.append(
+            create_student(
+                name, num_classes=7, image_size_px=32, drop_path_rate=0.0, attention="auto", kernels=kernels
+            ).state_dict()
+        )
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("drop_path", ["independent", "subset"])
+def test_blocks_compile_without_a_break_under_autocast(drop_path):
+    """Two graphs for three blocks: one for all, one for the last, which has fewer queries."""
+    torch.manual_seed(0)
+    shape = DeiTShape(32, 3, 2, 8, 32, distilled=True)
+    model = DeiT(shape, image_size_px=32, num_classes=5, attention="triton", kernels=FUSED)
+    drops = {
+        "independent": draw_drop_path_scale(1, 1, VIEWS, rate=0.6, depth=3),
+        "subset": draw_kept_samples(0, 1, VIEWS, group_size=4, rate=0.6, depth=3),
+    }[drop_path]
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = logits_and_gradients(model, drops)
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compile_blocks(model, subset=drop_path == "subset", backend=count)
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled = logits_and_gradients(model, drops)
+    assert plain["logits"].dtype == torch.bfloat16
+    assert largest_difference(compiled, plain) < 0.01
+    assert drop_path == "subset" or len(graphs) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernels", CHOICES, ids=lambda kernels: "+".join(kernels) or "reference")
+def test_whole_model_on_fake_cuda_tensors(kernels, dtype):
+    """Shapes, dtypes and strides of forward and backward as they will be on a GPU, traced without one."""
+    with FakeTensorMode():
+        for shape in SHAPES:
+            model = model_of(shape, kernels, "triton").to("cuda", dtype)
+            cls, dist = model.forward_heads(images(dtype).to("cuda"))
+            assert cls.device.type == "cuda"
+            assert (cls.shape, cls.dtype) == ((4, 5), dtype)
+            loss = cls.sum() if dist is None else cls.sum() + dist.sum()
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            assert all(g.shape == p.shape for g, p in zip(gradients, model.parameters(), strict=True))
+
+
+def test_timms_models_keep_their_own_code(monkeypatch):
+    from deit_fast.kernels import registration
+
+    monkeypatch.setattr(registration, "_said", set())
+    with pytest.warns(
+        UserWarning, match="add_norm and gelu_bias are for the DeiTs of this package, not for timm's res"
+    ):
+        create_student(
+            "resnet10t", num_classes=7, image_size_px=32, drop_path_rate=0.0, attention="auto", kernels=FUSED
+        )
