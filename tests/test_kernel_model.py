@@ -1,5 +1,7 @@
 """The kernels inside the model, through the operators' CPU kernels: same weights, same function, same gradients."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,16 +98,17 @@ def test_weights_and_their_names_stay(name):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-@pytest.mark.parametrize("drop_path", ["independent", "subset"])
+@pytest.mark.parametrize("drop_path", ["independent", pytest.param("subset", marks=pytest.mark.slow)])
 def test_blocks_compile_without_a_break_under_autocast(drop_path):
-    """Two graphs for three blocks: one for all, one for the last, which has fewer queries."""
+    """Three graphs for any depth: the first block gets its norm in fp32, the last has fewer queries."""
     torch.manual_seed(0)
-    shape = DeiTShape(32, 3, 2, 8, 32, distilled=True)
+    shape = DeiTShape(32, 4, 2, 8, 32, distilled=True)
     model = DeiT(shape, image_size_px=32, num_classes=5, attention="triton", kernels=FUSED)
     drops = {
-        "independent": draw_drop_path_scale(1, 1, VIEWS, rate=0.6, depth=3),
-        "subset": draw_kept_samples(0, 1, VIEWS, group_size=4, rate=0.6, depth=3),
+        "independent": draw_drop_path_scale(1, 1, VIEWS, rate=0.6, depth=4),
+        "subset": draw_kept_samples(0, 1, VIEWS, group_size=4, rate=0.6, depth=4),
     }[drop_path]
+    exact = logits_and_gradients(model, drops)
     with torch.autocast("cpu", torch.bfloat16):
         plain = logits_and_gradients(model, drops)
     torch.compiler.reset()
@@ -118,24 +121,29 @@ def test_blocks_compile_without_a_break_under_autocast(drop_path):
     compile_blocks(model, subset=drop_path == "subset", backend=count)
     with torch.autocast("cpu", torch.bfloat16):
         compiled = logits_and_gradients(model, drops)
-    assert plain["logits"].dtype == torch.bfloat16
-    assert largest_difference(compiled, plain) < 0.01
-    assert drop_path == "subset" or len(graphs) == 2
+    for name, true in exact.items():
+        assert (compiled[name] - true).norm() <= 2 * (plain[name] - true).norm() + 1e-3 * true.norm(), name
+    assert drop_path == "subset" or len(graphs) == 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernels", CHOICES, ids=lambda kernels: "+".join(kernels) or "reference")
-def test_whole_model_on_fake_cuda_tensors(kernels, dtype):
-    """Shapes, dtypes and strides of forward and backward as they will be on a GPU, traced without one."""
-    with FakeTensorMode():
-        for shape in SHAPES:
-            model = model_of(shape, kernels, "triton").to("cuda", dtype)
-            cls, dist = model.forward_heads(images(dtype).to("cuda"))
-            assert cls.device.type == "cuda"
-            assert (cls.shape, cls.dtype) == ((4, 5), dtype)
-            loss = cls.sum() if dist is None else cls.sum() + dist.sum()
-            gradients = torch.autograd.grad(loss, list(model.parameters()))
-            assert all(g.shape == p.shape for g, p in zip(gradients, model.parameters(), strict=True))
+def test_whole_model_on_fake_tensors(kernels):
+    """Shapes and dtypes of the forward as on a GPU; those of the backward on fake CPU tensors, by the same functions,
+    since autograd's engine asks for a driver as soon as it meets a CUDA tensor, fake or not."""
+    for shape, dtype, device in itertools.product(SHAPES, (torch.float32, torch.bfloat16), ("cuda", "cpu")):
+        model = model_of(shape, kernels, "triton")
+        with FakeTensorMode(allow_non_fake_inputs=True) as fakes:
+            weights = {
+                name: fakes.from_tensor(parameter.detach()).to(device, dtype).requires_grad_()
+                for name, parameter in model.named_parameters()
+            }
+            output = torch.func.functional_call(model, weights, (images(dtype).to(device),))
+            heads = output if isinstance(output, tuple) else (output,)
+            assert {(head.shape, head.dtype, head.device.type) for head in heads} == {((4, 5), dtype, device)}
+            if device == "cpu":
+                gradients = torch.autograd.grad(sum(head.sum() for head in heads), list(weights.values()))
+                expected = [(weight.shape, dtype) for weight in weights.values()]
+                assert [(gradient.shape, gradient.dtype) for gradient in gradients] == expected
 
 
 def test_timms_models_keep_their_own_code(monkeypatch):
