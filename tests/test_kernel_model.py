@@ -6,11 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from deit_fast.drop_path import draw_drop_path_scale, draw_kept_samples
+from deit_fast.kernels.attention import attention
 from deit_fast.kernels.choice import FUSED
 from deit_fast.model import DeiT, create_student
 from deit_fast.student import compile_blocks
+from deit_fast.utilisation import forward_flops
 from deit_fast.variants import DeiTShape
 
 SHAPES = {
@@ -96,6 +99,17 @@ def test_weights_and_their_names_stay(name):
         )
     assert list(states[0]) == list(states[1])
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_utilisation_counts_what_the_kernels_multiply():
+    plain, fused = model_of("deit"), model_of("deit", FUSED, "triton")
+    assert forward_flops(fused, 32) == forward_flops(plain, 32)
+    qkv = torch.randn(2, 5, 3, 2, 16, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        attention(qkv, "triton").sum().backward()
+    heads = (2, 2, 5, 16)
+    theirs = sdpa_flop_count(heads, heads, heads) + sdpa_backward_flop_count(heads, heads, heads, heads)
+    assert counter.get_total_flops() == theirs
 
 
 @pytest.mark.parametrize("drop_path", ["independent", pytest.param("subset", marks=pytest.mark.slow)])
