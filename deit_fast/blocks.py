@@ -16,6 +16,9 @@ from deit_fast.kernels.attention import attention
 DropPath = Tensor | Sequence[Tensor]
 """Stochastic depth of a forward: 2 * depth rows or tensors, one for each residual branch; see `add_branch`."""
 
+RunBlocks = Callable[[nn.ModuleList, nn.LayerNorm, Tensor, DropPath | None], Tensor]
+"""(blocks, last norm, x [B, N, C], stochastic depth) -> the normed tokens that the heads read, [B, K, C]."""
+
 
 def cut_patches(images: Tensor, patch_size_px: int) -> Tensor:
     """[B, 3, H, W] -> [B, patches, P * P * 3], row by row, each patch as NHWC: rows of P * 3 values stay together.
@@ -180,8 +183,8 @@ class Block(nn.Module):
         return self.ls2(self.mlp(self.norm2(x_BKC)))
 
 
-def run_blocks(blocks: nn.ModuleList, norm: nn.Module, x_BNC: Tensor, drop_path: DropPath | None) -> Tensor:
-    """All blocks and the last norm: [B, N, C] -> [B, K, C]."""
+def run_blocks(blocks: nn.ModuleList, norm: nn.LayerNorm, x_BNC: Tensor, drop_path: DropPath | None) -> Tensor:
+    """Block after block, and the last norm."""
     for i, block in enumerate(blocks):
         x_BNC = block(x_BNC) if drop_path is None else block(x_BNC, drop_path[2 * i], drop_path[2 * i + 1])
     return norm(x_BNC)

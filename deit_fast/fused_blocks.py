@@ -77,7 +77,7 @@ def add_branch_and_norm(
 
 
 def run_fused_blocks(blocks: nn.ModuleList, norm: nn.LayerNorm, x_BNC: Tensor, drop_path: DropPath | None) -> Tensor:
-    """All blocks and the last norm: [B, N, C] -> [B, K, C]."""
+    """Block after block, each with the norm that follows it."""
     y_BNC = blocks[0].norm1(x_BNC)  # type: ignore[operator]
     next_norms = [*(block.norm1 for block in blocks[1:]), norm]
     for i, (block, next_norm) in enumerate(zip(blocks, next_norms, strict=True)):

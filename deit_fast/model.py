@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from deit_fast.kernels.registration import say_once
 
-from .blocks import Block, DropPath, Mlp, PatchEmbed, run_blocks
+from .blocks import Block, DropPath, Mlp, PatchEmbed, RunBlocks, run_blocks
 from .fused_blocks import FusedBlock, FusedMlp, run_fused_blocks
 from .variants import DEIT_VARIANTS, DeiTShape
 
@@ -59,7 +59,9 @@ class DeiT(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distilled else None
         self.patch_embed = PatchEmbed(patch, embed_dim)
-        build_block, self.run_blocks = (FusedBlock, run_fused_blocks) if "add_norm" in kernels else (Block, run_blocks)
+        fused = "add_norm" in kernels
+        build_block = FusedBlock if fused else Block
+        self.run_blocks: RunBlocks = run_fused_blocks if fused else run_blocks
         self.blocks = nn.ModuleList(
             build_block(
                 embed_dim,

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from deit_fast.drop_path import draw_drop_path_scale, draw_kept_samples
 from deit_fast.kernels.attention import attention
 from deit_fast.kernels.choice import FUSED
+from deit_fast.memory import saved_bytes_per_image
 from deit_fast.model import DeiT, create_student
 from deit_fast.student import compile_blocks
 from deit_fast.utilisation import forward_flops
@@ -101,6 +102,13 @@ def test_weights_and_their_names_stay(name):
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_more_is_kept_for_the_backward(shape):
+    """For DeiT-B at 224 px in bf16 it is 58.6 MiB an image either way; a branch kept at every sum would add 6.4."""
+    plain, fused = (saved_bytes_per_image(model_of(shape, kernels), 32, "bf16") for kernels in ((), FUSED))
+    assert 0 < fused <= plain
+
+
 def test_utilisation_counts_what_the_kernels_multiply():
     plain, fused = model_of("deit"), model_of("deit", FUSED, "triton")
     assert forward_flops(fused, 32) == forward_flops(plain, 32)
@@ -144,7 +152,8 @@ def test_blocks_compile_without_a_break_under_autocast(drop_path):
 def test_whole_model_on_fake_tensors(kernels):
     """Shapes and dtypes of the forward as on a GPU; those of the backward on fake CPU tensors, by the same functions,
     since autograd's engine asks for a driver as soon as it meets a CUDA tensor, fake or not."""
-    for shape, dtype, device in itertools.product(SHAPES, (torch.float32, torch.bfloat16), ("cuda", "cpu")):
+    dtype = torch.bfloat16
+    for shape, device in itertools.product(SHAPES, ("cuda", "cpu")):
         model = model_of(shape, kernels, "triton")
         with FakeTensorMode(allow_non_fake_inputs=True) as fakes:
             weights = {

@@ -6,8 +6,17 @@ import pytest
 import torch
 from test_trainer import ALONE, config
 
-from deit_fast.config import Config, DistillConfig, LossConfig, MixConfig
+from deit_fast.config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AugmentConfig,
+    Config,
+    DistillConfig,
+    LossConfig,
+    MixConfig,
+)
 from deit_fast.dali_pipelines.loader import Batch
+from deit_fast.data import kernel_normalizes
 from deit_fast.kernels import registration
 from deit_fast.losses import build_loss
 from deit_fast.mixing import MixedLabels, mix_batch
@@ -32,7 +41,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["distilled", pytest.param("bytes", marks=pytest.mark.slow)])
 def test_loss_and_gradients_are_those_of_the_reference(few_digits, tmp_path, teacher_checkpoint, variant):
     """Mixing, drop-path, teacher, accumulation; in fp32, where only the order of sums differs."""
     steps = []
@@ -97,6 +106,26 @@ def test_one_pass_gives_teacher_and_student_the_mixed_batch(teacher_looks):
         if teacher_looks:
             assert ((mixed.teacher.double() - images).abs() <= 2**-8 * images.abs() + 1e-6).all()
     assert 0 < boxes < 12
+
+
+def test_bytes_are_normalised_after_they_are_mixed():
+    run = mini()
+    pixels = torch.randint(256, (8, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = pixels.permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    prepare = build_prepare(run, None, teacher_looks=True, precision="fp32")
+    mixed, _ = prepare(batch()._replace(images=pixels), 0, [0, 1])
+    expected, _ = mix_batch((pixels / 255 - mean) / std, batch().labels, draw_plans(run, 0, [0, 1]), 4)
+    assert (mixed.teacher - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kernels", "erase", "expected"),
+    [("triton", 0.0, True), ("batch_prep", 0.0, True), ("triton", 0.25, False), ("auto", 0.0, False)],
+)
+def test_the_loader_gives_bytes_only_to_the_kernel_and_without_erasing(kernels, erase, expected):
+    run = replace(mini(kernels), augment=AugmentConfig(erase_probability=erase))
+    assert kernel_normalizes(run) == expected
 
 
 def test_timms_student_gets_images(monkeypatch):
