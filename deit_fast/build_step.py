@@ -37,9 +37,17 @@ def build_train_step(
     if config.runtime.compile:
         subset = config.model.drop_path_mode == "subset"
         compile_blocks(state.student, cuda_graphs=config.runtime.cuda_graphs, subset=subset)
-    step = TrainStep(
+    step = assemble_step(config, state, distributed_student(config, state.student, ranks), teacher, ranks, precision)
+    return step, teacher
+
+
+def assemble_step(
+    config: Config, state: RunState, student: nn.Module, teacher: TeacherLike, ranks: Ranks, precision: str
+) -> TrainStep:
+    """The step of a state; student is what is called, the state's own or its `distributed_student`."""
+    return TrainStep(
         config,
-        distributed_student(config, state.student, ranks),
+        student,
         model=state.student,
         teacher=teacher,
         loss=build_loss(config.distill, config.mix, config.loss, choose("distill_loss", config.runtime.kernels)),
@@ -50,7 +58,6 @@ def build_train_step(
         device=ranks.device,
         rank=ranks.rank,
     )
-    return step, teacher
 
 
 def distributed_student(config: Config, student: nn.Module, ranks: Ranks) -> nn.Module:

@@ -1,0 +1,160 @@
+"""`deit-fast bench train`: from files to updated weights, every stage alone beside it, and scaling under torchrun."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from deit_fast.config import Config
+from deit_fast.config_file import config_as_dict
+from deit_fast.dali_pipelines.image_set import ImageSet
+from deit_fast.distributed import Ranks, process_group
+from deit_fast.open_images import open_images
+
+from .assembled import Assembled, assemble, by_itself
+from .loader_command import with_images
+from .loader_stages import bytes_per_image, loader_stages, loader_works
+from .memory import MemoryMeter
+from .options import Options, measuring_parser, parse_measuring, publish, say
+from .records import build_record, rows_of
+from .step import WHOLE, batch_of, step_works
+from .step_verdict import as_record, judge, lines, step_stages
+from .timing import OURS, Contender, Timing, Timings
+from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
+from .train_peers import official_works, parse_against
+from .verdict import Teacher
+from .work import MATRIX, Work, matrix_work, time_work
+
+DEFAULT_STEPS = {"cpu": 2, "cuda": 50}
+Runs = dict[str, EndToEnd]
+LEAD_IN_STEPS = {"cpu": 1, "cuda": 11}
+"""On CUDA as many as DDP's bucketing and CUDA graphs want before they settle (pytorch issue 78124)."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parses, measures, shows; ValueError for wrong use."""
+    parser = measuring_parser("train", turns=5)
+    parser.add_argument(
+        "--steps-per-turn", type=int, help="steps of an end-to-end turn; default: 50 on a GPU, 2 on a CPU"
+    )
+    parser.add_argument("--images", type=int, default=640, help="images that are made when data.path is not given")
+    parser.add_argument(
+        "--against", default="", metavar="deit=DIR", help="a checkout of the official program, on a CPU"
+    )
+    config, options = parse_measuring(parser, arguments, "deit_tiny_distilled")
+    against = parse_against(options.against)
+    with process_group(config.runtime.device) as ranks:
+        config, source = with_images(config, options.images, ranks)
+        measure_train(config, ranks, options, source, against)
+    return 0
+
+
+def measure_train(config: Config, ranks: Ranks, options: Options, source: str, against: str | None) -> None:
+    """Times all stages and the whole in the same turns, and publishes the result with its verdicts."""
+    images = open_images(config.data, "train")
+    parts = assemble(config, images.classes, ranks)
+    meter = MemoryMeter(ranks.device)
+    steps = options.steps_per_turn or DEFAULT_STEPS[ranks.device.type]
+    works = loader_works(config, ranks, images, parts.precision, steps)
+    works |= step_works(parts, batch_of(parts))
+    works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
+    runs, whole = end_to_end_works(parts, images, steps)
+    works |= whole
+    if against is not None:
+        works |= official_works(against, config, ranks, images, steps)
+    timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)
+
+    lanes = ("cores", "cores") if ranks.device.type == "cpu" else ("loader", "device")
+    stages = loader_stages(timings, lanes[0]) + step_stages(timings, lanes[1])
+    verdicts = judge(measured(timings, parts), stages, parts)
+    stalls = {name: stall(run, timings, name) for name, run in runs.items()}
+    record = build_record(
+        "train",
+        f"{config.model.name} from JPEG to updated weights, batch {config.runtime.batch_size_per_device} x "
+        f"{ranks.world_size}: {source}",
+        rows_of(timings),
+        ranks.device,
+        config=config_as_dict(config),
+        **as_record(verdicts, parts),
+        scaling=scaling(timings, ranks),
+        stalls=stalls,
+        bytes_per_image=bytes_per_image(images),
+    )
+    publish(record, timings, ranks, options)
+    if ranks.is_main:
+        for line in [*lines(verdicts, ranks.device.type), *stall_lines(stalls), *scaling_lines(record["scaling"])]:
+            say(line)
+
+
+def end_to_end_works(parts: Assembled, images: ImageSet, steps: int) -> tuple[Runs, dict[Contender, Work]]:
+    """The whole with the teacher as configured, with its labels cached, and, with several devices, on one alone."""
+    ranks, distill = parts.ranks, parts.config.distill
+    lead_in = LEAD_IN_STEPS[ranks.device.type]
+    wanted = {END_TO_END: False}
+    if distill.kind == "hard" or distill.label_cache is not None:
+        wanted[END_TO_END_CACHED] = True
+    runs: Runs = {}
+    works: dict[str, Work] = {}
+    for name, cached in wanted.items():
+        runs[name], works[name] = end_to_end(parts, ranks, images, cached=cached, steps=steps, lead_in=lead_in)
+    if ranks.world_size > 1:
+        works[ALONE] = Work(idle)
+        if ranks.is_main:
+            _, work = end_to_end(parts, by_itself(ranks), images, cached=False, steps=steps, lead_in=lead_in)
+            works[ALONE] = work._replace(on_one_device=True)
+    return runs, {Contender(name, OURS): work for name, work in works.items()}
+
+
+def measured(timings: Timings, parts: Assembled) -> dict[Teacher, Timing]:
+    """The whole by how the teacher answers."""
+    first: Teacher = "absent" if parts.config.distill.kind == "none" else "live"
+    found: dict[Teacher, Timing] = {first: timings[Contender(END_TO_END, OURS)]}
+    if (cached := timings.get(Contender(END_TO_END_CACHED, OURS))) is not None:
+        found["cached"] = cached
+    return found
+
+
+def stall(run: EndToEnd, timings: Timings, name: str) -> dict[str, float]:
+    """How long the steps waited for the loader, and their speed as a share of the same step's on synthetic images."""
+    timing = timings[Contender(name, OURS)]
+    alone = timings[Contender(name.replace(END_TO_END, WHOLE), OURS)]
+    turns = len(timing.seconds)
+    return {
+        "data_wait_fraction": sum(run.wait_seconds[-turns:]) / sum(timing.seconds),
+        "of_synthetic": alone.wall_ms / timing.wall_ms,
+    }
+
+
+def stall_lines(stalls: dict[str, dict[str, float]]) -> list[str]:
+    """In words."""
+    return [
+        f"{name}: {figures['of_synthetic']:.0%} of the same step on synthetic images; the host waited for the loader "
+        f"{figures['data_wait_fraction']:.0%} of the time"
+        for name, figures in stalls.items()
+    ]
+
+
+def scaling(timings: Timings, ranks: Ranks) -> dict[str, Any] | None:
+    """Speed of all devices over that many times one alone, round by round; None for a single device."""
+    if ranks.world_size == 1:
+        return None
+    together, alone = (timings[Contender(name, OURS)].speeds for name in (END_TO_END, ALONE))
+    efficiency = [a / (ranks.world_size * b) for a, b in zip(together, alone, strict=True)]
+    return {
+        "devices": ranks.world_size,
+        "efficiency": statistics.median(efficiency),
+        "efficiency_min": min(efficiency),
+        "efficiency_max": max(efficiency),
+    }
+
+
+def scaling_lines(figures: dict[str, Any] | None) -> list[str]:
+    """In words."""
+    if figures is None:
+        return []
+    return [
+        f"scaling efficiency {figures['efficiency']:.1%} ({figures['efficiency_min']:.1%} - "
+        f"{figures['efficiency_max']:.1%}) = images/s of {figures['devices']} devices / ({figures['devices']} x "
+        "images/s of one alone, in the same turns)"
+    ]
