@@ -45,17 +45,19 @@ def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype, nu
     )
 
 
-def step_works(parts: Assembled) -> dict[Contender, Work]:
+def batch_of(parts: Assembled) -> Batch:
+    """The synthetic batch of a run's parts."""
+    return synthetic_batch(parts.config, parts.ranks.device, image_dtype(parts.precision), len(parts.state.classes))
+
+
+def step_works(parts: Assembled, batch: Batch) -> dict[Contender, Work]:
     """Every part of a step alone, and the whole with the teacher live or absent, and with its hard labels cached."""
-    config, device = parts.config, parts.ranks.device
-    num_classes = len(parts.state.classes)
-    batch = synthetic_batch(config, device, image_dtype(parts.precision), num_classes)
-    count = len(batch.labels)
-    groups = list(range(count // config.mix.group_size))
+    config = parts.config
+    groups = list(range(len(batch.labels) // config.mix.group_size))
     works = part_works(parts, batch, groups)
     works[WHOLE] = whole_work(parts, parts.step(parts.teacher), batch, groups, parts.step_flops(parts.teacher))
     if config.distill.kind == "hard":
-        labels = RandomLabels(num_classes)
+        labels = RandomLabels(len(parts.state.classes))
         works[WHOLE_CACHED] = whole_work(parts, parts.step(labels), batch, groups, parts.step_flops(labels))
     return {Contender(name, OURS): work for name, work in works.items()}
 
@@ -71,7 +73,8 @@ def part_works(parts: Assembled, batch: Batch, groups: list[int]) -> dict[str, W
     device, step = parts.ranks.device, parts.step_alone(parts.teacher)
     mixed, mixed_labels = step.mix(batch, 0, groups)
     part = slice(0, parts.config.runtime.batch_size_per_device)
-    images, labels, views = mixed[part], MixedLabels(*(values[part] for values in mixed_labels)), batch.views[part]
+    images, taught = mixed.student[part], mixed.teacher[part]
+    labels, views = MixedLabels(*(values[part] for values in mixed_labels)), batch.views[part]
     count = len(images)
 
     def forward() -> Output:
@@ -85,11 +88,11 @@ def part_works(parts: Assembled, batch: Batch, groups: list[int]) -> dict[str, W
         MIXING: Work(synchronised(lambda: step.mix(batch, 0, groups), len(batch.labels), device)),
         FORWARD: alone(forward, parts.student_flops),
         BACKWARD: Work(backward_turn(forward, parts.own.student, count, device), 2 * parts.student_flops),
-        LOSS: alone(loss_call(parts, step, forward(), labels, images)),
+        LOSS: alone(loss_call(parts, step, forward(), labels, taught)),
         UPDATE: Work(synchronised(update_call(step, batch, device), len(batch.labels), device)),
     }
     if isinstance(teacher := parts.teacher, Teacher):
-        works[TEACHER] = alone(lambda: teacher(images), parts.teacher_flops)
+        works[TEACHER] = alone(lambda: teacher(taught), parts.teacher_flops)
     return {name: works[name] for name in PARTS if name in works}
 
 

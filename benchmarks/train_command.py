@@ -18,7 +18,7 @@ from .loader_stages import bytes_per_image, loader_stages, loader_works
 from .memory import MemoryMeter
 from .options import Options, measuring_parser, parse_measuring, publish, say
 from .records import build_record, rows_of
-from .step import WHOLE, step_works
+from .step import WHOLE, batch_of, step_works
 from .step_verdict import as_record, judge, lines, step_stages
 from .timing import OURS, Contender, Timing, Timings
 from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
@@ -57,7 +57,7 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
     meter = MemoryMeter(ranks.device)
     steps = options.steps_per_turn or DEFAULT_STEPS[ranks.device.type]
     works = loader_works(config, ranks, images, parts.precision, steps)
-    works |= step_works(parts)
+    works |= step_works(parts, batch_of(parts))
     works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
     runs, whole = end_to_end_works(parts, images, steps)
     works |= whole

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from deit_fast.dali_pipelines.loader import TrainLoader
+from deit_fast.kernels.choice import choose
 
 from .ask_teacher import LabelReader
 from .ask_teacher import Teacher as TeacherCall
@@ -54,7 +55,7 @@ def assemble_step(
         student,
         model=state.student,
         teacher=teacher,
-        loss=build_loss(config.distill, config.mix, config.loss),
+        loss=build_loss(config.distill, config.mix, config.loss, choose("distill_loss", config.runtime.kernels)),
         optimizer=state.optimizer,
         scaler=state.scaler,
         ema=state.ema,

@@ -207,9 +207,10 @@ class RuntimeConfig:
     ] = "auto"
     """sdpa: torch's fused attention, its backend chosen by torch or by the suffix; reference: plain matrix products;
     triton: the kernel for short rows; auto: what was tuned here, else sdpa, but reference on a CPU in bf16."""
-    kernels: Literal["auto", "reference", "triton"] = "auto"
-    """Loss, batch preparation, add + norm, GELU: triton: the fused kernels; reference: plain torch, which torch.compile
-    fuses; auto: for each what was tuned on this GPU, else reference."""
+    kernels: str = "auto"
+    """Batch preparation, add + norm, GELU, loss: triton: the fused kernels; reference: plain torch, which torch.compile
+    fuses; or the names of those to run in triton, such as add_norm,gelu_bias (all: batch_prep, add_norm, gelu_bias,
+    distill_loss); auto: what was tuned here, else reference."""
     compile: bool | None = None
     """Compile the student block by block with torch.compile; null: as tuned here, else false."""
     cuda_graphs: bool | None = None

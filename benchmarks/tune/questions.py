@@ -15,13 +15,12 @@ from deit_fast.dali_pipelines.native_graph import choose_backend
 from deit_fast.data import DEFAULT_PREFETCH
 from deit_fast.distributed import Ranks
 from deit_fast.kernels.attention.op import BACKENDS, SDPA_DTYPES
-from deit_fast.kernels.choice import TUNABLE, candidates
+from deit_fast.kernels.choice import FUSED, candidates, triton_kernels
 from deit_fast.precision import DTYPES, choose_precision
 from deit_fast.variants import DEIT_VARIANTS
 
 from .question import Candidate, Question
 
-KERNELS = tuple(kernel for kernel in TUNABLE if kernel != "attention")
 BATCH_FACTORS = (1, 0.25, 0.5, 2, 4, 8)
 BATCH_FACTORS_ON_CPU = (1, 0.5)
 """More images need not be cheaper there, and memory is shared with everything else."""
@@ -68,7 +67,7 @@ def compilations(_config: Config, _ranks: Ranks) -> list[Candidate]:
 
 def compilations_again(config: Config, ranks: Ranks) -> list[Candidate]:
     """With our kernels there is less left for the compiler to fuse."""
-    if config.runtime.kernels in ("auto", "reference"):
+    if not triton_kernels(config.runtime.kernels):
         return []
     now = "compiled" if config.runtime.compile else "eager"
     return default_first(compilations(config, ranks), now)
@@ -78,8 +77,7 @@ def with_kernel(kernel: str, config: Config, ranks: Ranks) -> list[Candidate]:
     """The kernels chosen so far, without and with this one in Triton."""
     if ranks.device.type != "cuda" or config.model.name not in DEIT_VARIANTS:
         return []
-    asked = config.runtime.kernels
-    so_far = [] if asked in ("auto", "reference") else asked.split(",")
+    so_far = triton_kernels(config.runtime.kernels)
     return [
         Candidate("reference", {"runtime.kernels": ",".join(so_far) or "reference"}),
         Candidate("triton", {"runtime.kernels": ",".join([*so_far, kernel])}),
@@ -169,7 +167,7 @@ QUESTIONS = [
     Question("precision", "step", precisions),
     Question("attention", "step", attentions),
     Question("student", "step", compilations),
-    *(Question(kernel, "step", partial(with_kernel, kernel)) for kernel in KERNELS),
+    *(Question(kernel, "step", partial(with_kernel, kernel)) for kernel in FUSED),
     Question("student with kernels", "step", compilations_again),
     Question("cuda graphs", "step", graphs),
     Question("teacher", "teacher", teacher_forms),
