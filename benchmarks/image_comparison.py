@@ -22,6 +22,7 @@ from deit_fast.dali_pipelines.native.plugin import is_available
 from deit_fast.data import train_loader, validation_loader
 from deit_fast.distributed import Ranks, process_group
 from deit_fast.open_images import open_images
+from deit_fast.tuned import with_values
 
 from .loader_command import with_images
 from .table import TABLE_WIDTH
@@ -70,23 +71,24 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def pipelines(device: torch.device) -> dict[str, dict[str, str]]:
-    """What there is besides the reference: name -> values of the data section. ValueError when there is nothing."""
+    """What there is besides the reference: name -> values of its keys. ValueError when there is nothing."""
     if device.type == "cuda":
-        return {f"GPU, JPEGs decoded on the {decoder.upper()}": {"decoder": decoder} for decoder in ("cpu", "gpu")}
+        return {f"GPU, JPEGs decoded on the {decoder.upper()}": {"data.decoder": decoder} for decoder in ("cpu", "gpu")}
     if is_available():
-        return {"CPU, native operators": {"backend": "native"}}
+        return {"CPU, native operators": {"data.backend": "native"}}
     raise ValueError("there is only the CPU's graph here: no GPU, and no native operators to compare with it")
 
 
 def compare_images(config: Config, ranks: Ranks) -> list[Difference]:
     """Training and validation views; fp32, so that no rounding is hidden."""
-    reference = replace(config.data, backend="graph", decoder="cpu")
+    config = with_values(config, {"runtime.kernels": "reference"})  # else the loader may leave the images as bytes
+    reference = with_values(config, {"data.backend": "graph", "data.decoder": "cpu"})
     on_cpu = replace(ranks, device=torch.device("cpu"))
     rows = []
     for view, take in (("training", training_batches), ("validation", validation_batches)):
-        truth = take(replace(config, data=reference), on_cpu)
+        truth = take(reference, on_cpu)
         for name, values in pipelines(ranks.device).items():
-            batches = take(replace(config, data=replace(reference, **values)), ranks)
+            batches = take(with_values(config, values), ranks)
             rows.append(difference(view, name, batches, truth))
     return rows
 

@@ -32,7 +32,8 @@ def check_devices() -> list[Finding]:
     """All GPUs, by the driver, by torch and by DALI."""
     there = len(list(DRIVER_GPUS.iterdir())) if DRIVER_GPUS.is_dir() else 0
     by_torch = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    findings = judge_counts(there, by_torch, int(backend.GetCUDADeviceCount()) if by_torch else 0)
+    by_dali = backend.GetCUDADeviceCount() if by_torch else 0  # type: ignore[attr-defined]
+    findings = judge_counts(there, by_torch, by_dali)
     for index in range(by_torch):
         gpu = Gpu(
             torch.cuda.get_device_name(index),
