@@ -36,7 +36,7 @@ TUNABLE_KEYS = (
     "runtime.teacher_fold",
 )
 """What may stand in a tuned file: how a run is computed, never what it learns."""
-LABEL_KEYS = ("data.backend", "data.decoder", "runtime.precision", "runtime.teacher_")
+LABEL_KEYS = ("data.backend", "data.decoder", "data.hardware_decoder_share", "runtime.precision", "runtime.teacher_")
 """On which the teacher's labels depend: with a cache of labels these stay as they were when it was made."""
 
 
@@ -203,8 +203,10 @@ def describe_tuned(config: Config, device: torch.device) -> str:
     used = {key: value for key, value in tuned.chosen.items() if value_of(config, key) == value}
     text = ", ".join(f"{key} {as_text(value)}" for key, value in used.items()) or "nothing"
     others = [key for key in tuned.chosen if key not in used]
-    kept = f"; set otherwise: {', '.join(others)}" if others else ""
-    return f"tuned: {text} ({tuned.path}){kept}"
+    for what, left_open in (("set otherwise", False), ("not taken over", True)):
+        if keys := [key for key in others if is_left_to_us(config, key) == left_open]:
+            text += f"; {what}: {', '.join(keys)}"
+    return f"tuned: {text} ({tuned.path})"
 
 
 def as_text(value: Any) -> str:

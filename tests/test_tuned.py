@@ -62,7 +62,7 @@ def test_what_the_user_set_stays(config):
     tuned = apply_tuned(mine, CPU)
     assert (tuned.runtime.precision, tuned.runtime.compile) == ("bf16", False)
     assert tuned.runtime.teacher_layout == "contiguous"
-    assert describe_tuned(tuned, CPU).endswith("set otherwise: runtime.precision, runtime.compile")
+    assert "; set otherwise: runtime.precision, runtime.compile (" in describe_tuned(tuned, CPU)
     none = with_values(config, {"runtime.tuned": "none"})
     assert apply_tuned(none, CPU) == none
 
@@ -116,6 +116,7 @@ def test_labels_of_a_cache_are_not_read_in_another_arithmetic(config):
     tuned = apply_tuned(config, CPU)
     assert (tuned.runtime.precision, tuned.runtime.teacher_layout) == ("auto", "auto")
     assert (tuned.runtime.compile, tuned.data.prefetch) == (True, 4)
+    assert "; not taken over: runtime.precision, runtime.teacher_layout (" in describe_tuned(tuned, CPU)
 
 
 def test_threads_are_not_more_than_this_process_share(config, monkeypatch):
