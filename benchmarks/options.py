@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.distributed import Ranks, choose_device
+from deit_fast.tuned import apply_tuned
 
 from .records import Record, append_record
 from .table import show_table
@@ -43,7 +45,7 @@ def measuring_parser(what: str) -> Any:
 def parse_measuring(
     parser: Any, arguments: Sequence[str], default_recipe: str, on_gpu: Turns = FEW
 ) -> tuple[Config, Options]:
-    """The configuration, by `default_recipe` where no --config is given, and the other options.
+    """The configuration, by `default_recipe` where no --config is given and as tuned here, and the other options.
 
     on_gpu: the turns that are taken on a GPU unless the options say otherwise.
     """
@@ -51,7 +53,8 @@ def parse_measuring(
     if not any(argument.split("=")[0] == "--config" for argument in arguments):
         arguments = ["--config", default_recipe, *arguments]
     config, options = parse_config(parser, list(arguments))
-    turns = on_gpu if choose_device(config.runtime.device).type == "cuda" else FEW
+    device = choose_device(config.runtime.device, int(os.environ.get("LOCAL_RANK", "0")))
+    turns = on_gpu if device.type == "cuda" else FEW
     if options.turns is None:
         options.turns = turns.measured
     if options.warm_up_turns is None:
@@ -59,7 +62,7 @@ def parse_measuring(
     if options.turns < 1 or options.warm_up_turns < 0:
         raise ValueError(f"--turns must be at least 1 and --warm-up-turns at least 0, got {options.turns} and "
                          f"{options.warm_up_turns}")  # fmt: skip
-    return config, options
+    return apply_tuned(config, device), options
 
 
 def publish(record: Record, timings: Timings, ranks: Ranks, options: Options) -> None:
