@@ -13,6 +13,15 @@ from deit_fast.digits import write_digits
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or writes the user's cache, where a tuned file or a listing may lie."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """1,437 + 360 JPEGs of 32 x 32 px in 10 classes."""
@@ -46,3 +55,19 @@ def teacher_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "resnet10t.pth"
     torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The system's Chromium, headless, driven by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("pages are tested in Chromium: apt-get install chromium")
+    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--headless", *flags.split()])
+        yield browser
+        browser.close()
