@@ -64,7 +64,10 @@ def test_saved_bytes_of_real_sizes(name, image_size_px):
     check_saved_bytes(name, image_size_px, "bf16", checkpointed=False)
 
 
-@pytest.mark.parametrize(("name", "C"), [("deit_tiny_distilled_patch16_224", 192)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "C"), [("deit_tiny_distilled_patch16_224", 192), ("deit_base_distilled_patch16_224", 768)]
+)
 def test_the_documented_formula(name, C):
     """docs/plan.md: 36 N C bytes a block in bf16, and 10 N C of the last, which computes two tokens."""
     N, depth = 198, 12
@@ -84,7 +87,7 @@ def peak_of_allocator(run):
     return peak
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("checkpointed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_peak_is_that_of_torchs_allocator(checkpointed):
     """Within 10 %: the engine adds gradients up in place where nobody looks, the count holds both for a moment."""
     model = student(*MINI)

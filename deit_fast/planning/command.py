@@ -86,6 +86,7 @@ def _plan(config: Config, options: argparse.Namespace) -> Plan:
         None if options.disk_mb_per_second is None else options.disk_mb_per_second * 1e6,
         None if options.network_gbit_per_second is None else options.network_gbit_per_second * GB / 8,
     )
+    loader = loader_cost(options.cpu_ms_per_image, options.loader_rows)
     precision = config.runtime.precision
     if precision == "auto":
         precision = "bf16" if gpu.architecture >= 80 else "fp16"
@@ -100,7 +101,7 @@ def _plan(config: Config, options: argparse.Namespace) -> Plan:
         teacher,
         reached,
         None if teacher is None else taught,
-        loader_cost(options.cpu_ms_per_image, options.loader_rows),
+        loader,
         price_per_gpu_hour=options.price,
         num_images=options.images,
     )
@@ -148,6 +149,8 @@ def loader_cost(cpu_ms_per_image: float | None, rows: str | None) -> LoaderCost:
         return LoaderCost(cpu_ms_per_image, "given")
     if rows is None:
         return LoaderCost(LOADER_CPU_MS_PER_IMAGE, "this project's native loader, README; --loader-rows for your own")
+    if not Path(rows).is_file():
+        raise ValueError(f"--loader-rows {rows} does not exist; `deit-fast bench loader --json {rows}` makes it")
     records = [json.loads(line) for line in Path(rows).read_text().splitlines() if line.strip()]
     for record in reversed(records):
         for row in record["rows"] if record.get("bench") == "loader" else ():
