@@ -44,10 +44,11 @@ def checkpoint_activations(student: nn.Module, name: str) -> None:
         f"runtime.checkpoint_activations is true, but model.name {name} of timm cannot compute its blocks again; use "
         "--runtime.checkpoint_activations false and a smaller --runtime.batch_size_per_device"
     )
-    if not hasattr(student, "set_grad_checkpointing"):
+    enable = getattr(student, "set_grad_checkpointing", None)
+    if enable is None:
         raise cannot
     try:
-        student.set_grad_checkpointing(True)
+        enable(True)
     except AssertionError:  # how timm's models say it
         raise cannot from None
 

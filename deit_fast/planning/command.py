@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from deit_fast.budget import IMAGENET_TRAIN_IMAGES
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--gpu", metavar="KIND", help=f"of {', '.join(GPUS)}; others by --peak-tflops and --memory-gb")
     add("--gpus", type=int, default=8, help="GPUs in all")
@@ -72,7 +73,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", help="write the plan as JSON")
 
 
-def _plan(config: Config, options: argparse.Namespace) -> Plan:
+def _plan(config: Config, options: Any) -> Plan:
     kind, gpu = _gpu(options)
     for name in ("gpus", "gpus_per_node", "images", "classes"):
         if getattr(options, name) < 1:
@@ -107,7 +108,7 @@ def _plan(config: Config, options: argparse.Namespace) -> Plan:
     )
 
 
-def _gpu(options: argparse.Namespace) -> tuple[str | None, Gpu]:
+def _gpu(options: Any) -> tuple[str | None, Gpu]:
     """The table's kind, with what is given in its stead; ValueError when too little is known."""
     given = {
         "half_flops": options.peak_tflops and options.peak_tflops * 1e12,

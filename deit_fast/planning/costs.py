@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deit_fast.activations import Activations, count_activations, count_inference
 from deit_fast.config import Config, DistillConfig, RuntimeConfig
@@ -65,13 +65,19 @@ def count_student(config: Config, num_classes: int, precision: str) -> StudentCo
         recomputed = None
     return StudentCosts(
         model_config.name,
-        student.pos_embed.shape[-1] if isinstance(getattr(student, "pos_embed", None), nn.Parameter) else 0,
+        _embed_dim(student),
         sum(parameter.numel() for parameter in student.parameters()),
         forward_flops(student, size),
         2 if config.loss.cosub else 1,
         kept,
         recomputed,
     )
+
+
+def _embed_dim(model: nn.Module) -> int:
+    """Width of a transformer; of another model of timm that of its last features."""
+    positions = getattr(model, "pos_embed", None)
+    return positions.shape[-1] if isinstance(positions, Tensor) else int(getattr(model, "num_features", 0))  # type: ignore[arg-type]
 
 
 def count_teacher(
