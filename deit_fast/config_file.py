@@ -39,6 +39,7 @@ FREE_ON_RESUME = (
     "runtime.kernels",
     "runtime.compile",
     "runtime.cuda_graphs",
+    "runtime.checkpoint_activations",
     "runtime.teacher_",
     "runtime.pin_cores",
     "runtime.hang_timeout_s",
