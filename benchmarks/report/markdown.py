@@ -17,13 +17,16 @@ from ..records import Record
 from .results import Results, Row, provenance, read_files
 
 RESULTS = Path(__file__).parents[1] / "results"
-BLOCK = re.compile(r"(?P<open><!-- rows: (?P<name>[\w-]+) -->\n).*?(?P<close><!-- /rows -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<open><!-- rows: (?P<name>[\w-]+) -->\n).*?^(?P<close><!-- /rows -->)$", re.DOTALL | re.MULTILINE
+)
+OPENING = re.compile(r"^<!-- rows: ", re.MULTILINE)
 DASH = "-"
 
 
 def rewritten(text: str, source: str, folder: Path = RESULTS) -> str:
     """The text with every block made anew; ValueError, naming the source, for a block without end or without rows."""
-    if len(re.findall(r"<!-- rows: ", text)) != len(BLOCK.findall(text)):
+    if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
         raise ValueError(f"{source}: a `<!-- rows: NAME -->` needs a line of its own, and a `<!-- /rows -->` below")
 
     def block(match: re.Match[str]) -> str:
