@@ -92,7 +92,7 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(row.workload, row.name, *figures, judgement(row))
     Console(width=max(TABLE_WIDTH, Console().width)).print(table)
     say(
-        f"Medians; in brackets the {CONFIDENCE:.0%} interval of a percentile bootstrap over turns, {RESAMPLES:,} draws. "
+        f"Medians; in brackets their {CONFIDENCE:.0%} interval by a bootstrap over turns ({RESAMPLES:,} draws). "
         "Of rows that do not differ, about 1 in 20 looks different by chance."
     )
     for side, name in (("only_before", "A"), ("only_after", "B")):

@@ -45,17 +45,19 @@ def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype, nu
     )
 
 
-def step_works(parts: Assembled) -> dict[Contender, Work]:
+def batch_of(parts: Assembled) -> Batch:
+    """The synthetic batch of a run's parts."""
+    return synthetic_batch(parts.config, parts.ranks.device, image_dtype(parts.precision), len(parts.state.classes))
+
+
+def step_works(parts: Assembled, batch: Batch) -> dict[Contender, Work]:
     """Every part of a step alone, and the whole with the teacher live or absent, and with its hard labels cached."""
-    config, device = parts.config, parts.ranks.device
-    num_classes = len(parts.state.classes)
-    batch = synthetic_batch(config, device, image_dtype(parts.precision), num_classes)
-    count = len(batch.labels)
-    groups = list(range(count // config.mix.group_size))
+    config = parts.config
+    groups = list(range(len(batch.labels) // config.mix.group_size))
     works = part_works(parts, batch, groups)
     works[WHOLE] = whole_work(parts, parts.step(parts.teacher), batch, groups, parts.step_flops(parts.teacher))
     if config.distill.kind == "hard":
-        labels = RandomLabels(num_classes)
+        labels = RandomLabels(len(parts.state.classes))
         works[WHOLE_CACHED] = whole_work(parts, parts.step(labels), batch, groups, parts.step_flops(labels))
     return {Contender(name, OURS): work for name, work in works.items()}
 

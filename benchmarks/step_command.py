@@ -12,16 +12,21 @@ from .assembled import Assembled, assemble
 from .memory import MemoryMeter
 from .options import Options, measuring_parser, parse_measuring, publish, say
 from .records import build_record, rows_of
-from .step import CLASSES, WHOLE, WHOLE_CACHED, step_works
+from .step import CLASSES, WHOLE, WHOLE_CACHED, batch_of, step_works
 from .step_verdict import as_record, judge, lines, step_stages
 from .timing import OURS, Contender, Timing, Timings
+from .timm_step import TIMM, timm_works
 from .verdict import Teacher
 from .work import MATRIX, matrix_work, time_work
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
-    config, options = parse_measuring(measuring_parser("step", turns=5), arguments, "deit_tiny_distilled")
+    parser = measuring_parser("step", turns=5)
+    parser.add_argument("--against", default="", metavar="timm", help="timm's model in a plain loop, in the same turns")
+    config, options = parse_measuring(parser, arguments, "deit_tiny_distilled")
+    if options.against not in ("", TIMM):
+        raise ValueError(f"--against {options.against}: the step is measured against {TIMM}")
     with process_group(config.runtime.device) as ranks:
         measure_step(config, ranks, options)
     return 0
@@ -30,7 +35,10 @@ def run(arguments: Sequence[str]) -> int:
 def measure_step(config: Config, ranks: Ranks, options: Options) -> None:
     """Times all parts, and publishes the result with its verdicts."""
     parts = assemble(config, CLASSES, ranks)
-    works = step_works(parts)
+    batch = batch_of(parts)
+    works = step_works(parts, batch)
+    if options.against:
+        works |= timm_works(parts, batch)
     works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
     meter = MemoryMeter(ranks.device)
     timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)

@@ -18,11 +18,11 @@ from .loader_stages import bytes_per_image, loader_stages, loader_works
 from .memory import MemoryMeter
 from .options import Options, measuring_parser, parse_measuring, publish, say
 from .records import build_record, rows_of
-from .step import WHOLE, step_works
+from .step import WHOLE, batch_of, step_works
 from .step_verdict import as_record, judge, lines, step_stages
 from .timing import OURS, Contender, Timing, Timings
 from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
-from .train_peers import official_works, parse_against
+from .train_peers import official_programs, parse_against, shares
 from .verdict import Teacher
 from .work import MATRIX, Work, matrix_work, time_work
 
@@ -57,12 +57,12 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
     meter = MemoryMeter(ranks.device)
     steps = options.steps_per_turn or DEFAULT_STEPS[ranks.device.type]
     works = loader_works(config, ranks, images, parts.precision, steps)
-    works |= step_works(parts)
+    works |= step_works(parts, batch_of(parts))
     works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
     runs, whole = end_to_end_works(parts, images, steps)
     works |= whole
-    if against is not None:
-        works |= official_works(against, config, ranks, images, steps)
+    programs = {} if against is None else official_programs(against, config, ranks, images, steps)
+    works |= {name: Work(program) for name, program in programs.items()}
     timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)
 
     lanes = ("cores", "cores") if ranks.device.type == "cpu" else ("loader", "device")
@@ -80,6 +80,7 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
         scaling=scaling(timings, ranks),
         stalls=stalls,
         bytes_per_image=bytes_per_image(images),
+        official_shares=shares(programs),
     )
     publish(record, timings, ranks, options)
     if ranks.is_main:

@@ -13,20 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from deit_fast.benchmarks.peers import (
-    CROP,
-    FULL,
-    PEERS,
-    VALIDATION,
-    Epochs,
-    Images,
-)
+from deit_fast.benchmarks.assembled import assemble
+from deit_fast.benchmarks.peers import CROP, FULL
 from deit_fast.benchmarks.records import read_records
+from deit_fast.benchmarks.step import batch_of
 from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, time_in_turns
+from deit_fast.benchmarks.timm_step import TimmStep, timm_student
 from deit_fast.cli import main
 from deit_fast.config import Config
-from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.dali_pipelines.native.plugin import is_available
+from deit_fast.distributed import Ranks
+from deit_fast.model import create_student
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 
 OF_TINY_STEPS = [
     "--distill.teacher", "resnet10t", "--distill.teacher_image_size_px", "32",
@@ -62,29 +61,6 @@ def test_loader(photographs, tmp_path, capsys):
     assert record["bytes_per_image"] == pytest.approx(mean_size)
 
 
-def test_peers_see_the_recipes_images(photographs):
-    """Shapes and values as ours: normalised, square, the batch asked for, each pass as long as the other."""
-    images = scan_image_folder(photographs / "train")
-    config = Config()
-    config = replace(config, model=replace(config.model, image_size_px=64))
-    for load, make_transform in PEERS.values():
-        for workload in (CROP, FULL, VALIDATION):
-            image, label = Images(images, load, make_transform(config, workload))[7]
-            assert image.shape == (3, 64, 64)
-            assert image.dtype == torch.float32
-            assert -2.2 < image.mean() < 2.7
-            assert label == images.labels[7]
-    passes = Epochs(10, 4, 3, shuffle=True)
-    seen = [list(passes), list(passes)]
-    assert [len(batches) for batches in seen] == [3, 3]
-    assert sorted(np.array(seen).ravel()[:10]) == list(range(10))
-
-
-def test_an_unknown_peer_is_named(capsys):
-    assert main(["bench", "loader", "--against", "timm,nobody"]) == 2
-    assert "--against nobody" in capsys.readouterr().err
-
-
 def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["bench", "loader", "--images", "20", "--turns", "1", "--images-per-turn", "8"]
@@ -96,7 +72,7 @@ def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("recipe", ["demo_student_distilled", "demo_student"])
 def test_step(recipe, tmp_path, capsys):
-    arguments = ["bench", "step", "--config", recipe, *OF_TINY_STEPS, "--turns", "2"]
+    arguments = ["bench", "step", "--config", recipe, *OF_TINY_STEPS, "--turns", "2", "--against", "timm"]
     assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "required 1,482.8 images/s" in text
@@ -110,6 +86,7 @@ def test_step(recipe, tmp_path, capsys):
     assert whole["step_ms_p50"] <= whole["step_ms_p99"]
     assert row["verdict"]["measured_images_per_second"] == whole["images_per_second"]
     assert row["verdict"]["mfu"] == pytest.approx(whole["mfu"])
+    assert rows_by_contender(row)["whole step", "timm"]["tflops_per_image"] == whole["tflops_per_image"]
 
 
 def test_turns_are_interleaved():
@@ -193,3 +170,47 @@ def test_train_under_torchrun_tells_scaling(few_digits, tmp_path):
     ]
     assert record["scaling"]["efficiency"] == pytest.approx(statistics.median(ratios))
     assert "scaling efficiency" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--against", "nobody"], "--against nobody"),
+        (["--against", "timm", "--distill.kind", "soft"], "distill.kind soft"),
+        (["--against", "timm", "--runtime.accumulate_steps", "2"], "runtime.accumulate_steps 1"),
+        (["--turns", "0"], "--turns must be at least 1"),
+    ],
+)
+def test_what_the_step_is_not_measured_against(options, named, capsys):
+    assert main(["bench", "step", "--config", "demo_student_distilled", *OF_TINY_STEPS, *options]) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["deit_mini_distilled_patch8_32", "deit_mini_patch8_32", "deit3_mini_patch8_32"])
+def test_timms_student_has_our_weights(name):
+    """The peer trains the same model: names and shapes of its state dict are ours."""
+    config = replace(Config(), model=replace(Config().model, name=name, image_size_px=32))
+    ours = create_student(name, num_classes=7, image_size_px=32, drop_path_rate=0.1, attention="reference")
+    theirs = timm_student(config, 7)
+    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def test_timms_step_has_our_loss():
+    """Without mixing and drop-path, on the same weights: the same gradients as our own step's."""
+    model = replace(Config().model, name="deit_mini_distilled_patch8_32", image_size_px=32, drop_path_rate=0.0)
+    mix = replace(Config().mix, probability=0.0, group_size=8)
+    distill = replace(Config().distill, kind="hard", teacher="resnet10t", teacher_image_size_px=32)
+    runtime = replace(Config().runtime, batch_size_per_device=8, device="cpu", precision="fp32")
+    config = replace(Config(), model=model, mix=mix, distill=distill, runtime=runtime)
+    parts = assemble(config, tuple("abcdefghij"), ALONE)
+    batch = batch_of(parts)
+    peer = TimmStep(config, 10, torch.device("cpu"), "fp32")
+    peer.student.load_state_dict(parts.state.student.state_dict())
+    answers = parts.teacher(batch.images)
+    peer.teacher = lambda _images: answers
+    peer(batch.images, batch.labels)
+    parts.step(parts.teacher)(batch, 0, [0])
+    ours = dict(parts.state.student.named_parameters())
+    for name, parameter in peer.student.named_parameters():
+        torch.testing.assert_close(parameter.grad, ours[name].grad, atol=1e-6, rtol=1e-3)
