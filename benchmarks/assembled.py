@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from deit_fast.ask_teacher import LabelReader
-from deit_fast.build_step import TeacherLike, assemble_step, distributed_student, live_teacher
+from deit_fast.build_step import TeacherLike, assemble_step, compile_student, distributed_student, live_teacher
 from deit_fast.config import Config
 from deit_fast.config_rules import check_config
 from deit_fast.distributed import Ranks
 from deit_fast.precision import choose_precision
 from deit_fast.run_state import RunState, first_state
 from deit_fast.step import TrainStep, no_teacher
-from deit_fast.student import compile_blocks
 from deit_fast.teacher import Teacher, full_name
 from deit_fast.utilisation import forward_flops
 
@@ -102,8 +101,7 @@ def still_state(config: Config, classes: tuple[str, ...], ranks: Ranks, precisio
     for group in state.optimizer.param_groups:
         group["lr"] = 0.0
     if config.runtime.compile:
-        subset = config.model.drop_path_mode == "subset"
-        compile_blocks(state.student, cuda_graphs=config.runtime.cuda_graphs, subset=subset)
+        compile_student(config, state.student)
     return state
 
 

@@ -13,9 +13,10 @@ VERBS = {
     "kernels": "kernels_command",
     "train": "train_command",
     "parity": "parity_command",
+    "images": "image_comparison",
+    "compare": "compare_command",
     "accuracy": "accuracy.command",
     "report": "report.command",
-    "compare": "compare_command",
 }
 """Each module has `run(arguments) -> exit code`, which parses, measures and shows; ValueError for wrong use."""
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from deit_fast.dali_pipelines.loader import TrainLoader
+from deit_fast.kernels.choice import choose
 
 from .ask_teacher import LabelReader
 from .ask_teacher import Teacher as TeacherCall
@@ -34,10 +35,15 @@ def build_train_step(
     """The step, and the teacher in it. ValueError for a teacher that does not fit the data."""
     teacher = choose_teacher(config, len(state.classes), ranks, precision, loader)
     if config.runtime.compile:
-        subset = config.model.drop_path_mode == "subset"
-        compile_blocks(state.student, cuda_graphs=config.runtime.cuda_graphs, subset=subset)
+        compile_student(config, state.student)
     step = assemble_step(config, state, distributed_student(config, state.student, ranks), teacher, ranks, precision)
     return step, teacher
+
+
+def compile_student(config: Config, student: nn.Module) -> None:
+    """Block by block, as the runtime section wants it."""
+    subset = config.model.drop_path_mode == "subset"
+    compile_blocks(student, cuda_graphs=bool(config.runtime.cuda_graphs), subset=subset)
 
 
 def assemble_step(
@@ -49,7 +55,7 @@ def assemble_step(
         student,
         model=state.student,
         teacher=teacher,
-        loss=build_loss(config.distill, config.mix, config.loss),
+        loss=build_loss(config.distill, config.mix, config.loss, choose("distill_loss", config.runtime.kernels)),
         optimizer=state.optimizer,
         scaler=state.scaler,
         ema=state.ema,
@@ -104,6 +110,8 @@ def cached_labels(config: Config, num_classes: int, ranks: Ranks, precision: str
 
 def live_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str) -> Teacher:
     """distill.teacher, as the runtime section wants it computed."""
+    if config.runtime.teacher_precision != "auto":
+        precision = config.runtime.teacher_precision
     return build_teacher(
         config.distill,
         num_classes=num_classes,

@@ -20,6 +20,8 @@ deit-fast VERB [options]
   bench   deit-fast bench loader|step|train|kernels: images/s of every stage against the budget, times of kernels;
           parity with timm; accuracy: the recipe's claims in small; compare A B: what differs beyond noise between two
           runs; report ROWS.jsonl --out FILE.html: all of it as one page
+  tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
+  doctor  deit-fast doctor --config RECIPE --data.path DIR: what would go wrong in the next days, and its mend
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
   teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
           labels of a whole run, computed once; train with --distill.label_cache DIR
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
         "eval": evaluate,
         "bench": bench,
+        "tune": tune,
+        "doctor": doctor,
         "data": data,
         "teacher-cache": teacher_cache,
         "export": export,
@@ -114,9 +118,10 @@ def train(arguments: list[str]) -> int:
     from .budget import REQUIRED_IMAGES_PER_SECOND, projected_days
     from .distributed import process_group
     from .trainer import Trainer
+    from .tuned import apply_tuned
 
     with process_group(config.runtime.device) as ranks:
-        outcome = Trainer(config, ranks).fit()
+        outcome = Trainer(apply_tuned(config, ranks.device), ranks).fit()
         if not ranks.is_main:
             return 0
     if outcome.unsaved:
@@ -186,6 +191,20 @@ def evaluate(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """`deit-fast bench VERB`."""
     from deit_fast.benchmarks.command import run
+
+    return run(arguments)
+
+
+def tune(arguments: list[str]) -> int:
+    """`deit-fast tune --config RECIPE [--minutes N]`."""
+    from deit_fast.benchmarks.tune.command import run
+
+    return run(arguments)
+
+
+def doctor(arguments: list[str]) -> int:
+    """`deit-fast doctor [--config RECIPE] [--data.path DIR]`."""
+    from .doctor.command import run
 
     return run(arguments)
 

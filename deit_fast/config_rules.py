@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deit_fast.kernels.choice import triton_kernels
+
 from .config import Config
 
 
@@ -29,6 +31,7 @@ def check_config(config: Config) -> None:
 def check_runtime(config: Config) -> None:
     """Rules across fields of loss, drop-path and runtime; ValueError naming both keys."""
     runtime, mix = config.runtime, config.mix
+    triton_kernels(runtime.kernels)
     if runtime.accumulate_steps < 1:
         raise ValueError(f"runtime.accumulate_steps must be at least 1, got {runtime.accumulate_steps}")
     if config.loss.label == "bce" and mix.label_smoothing:

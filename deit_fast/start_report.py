@@ -11,6 +11,7 @@ from .config import Config
 from .distributed import Ranks
 from .host import cores_wanted, host_warnings, pin_cores, raise_open_file_limit
 from .optim import scaled_lr
+from .tuned import describe_tuned
 
 TARGET_IMAGES_PER_SECOND = 4_700
 """Of DeiT-B without teacher on an H100 at 50 % of its peak; predicted, no measurement."""
@@ -64,6 +65,7 @@ def say_start(config: Config, ranks: Ranks, global_batch_size: int, backend: str
     """The lines before the first step."""
     say(describe_batch(config, ranks, global_batch_size))
     say(describe_loader(backend, ranks))
+    say(describe_tuned(config, ranks.device))
     wanted = cores_wanted(TARGET_IMAGES_PER_SECOND)
     say(
         f"{ranks.cores} CPU cores for each device; the loader at 224 px would need {wanted:.1f} for "

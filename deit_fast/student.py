@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deit_fast.kernels.choice import triton_kernels
+
 from .config import Config
 from .model import DeiT, create_student, has_dist_head
 from .weights import load_weights, read_weights
@@ -20,6 +22,7 @@ def build_student(config: Config, num_classes: int) -> nn.Module:
         image_size_px=config.model.image_size_px,
         drop_path_rate=config.model.drop_path_rate,
         attention=config.runtime.attention,
+        kernels=triton_kernels(config.runtime.kernels),
     )
     if config.distill.kind != "none" and not has_dist_head(student):
         raise ValueError(

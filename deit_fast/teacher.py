@@ -43,14 +43,17 @@ class Teacher:
         shift: Tensor | None,
         device: torch.device,
         autocast_dtype: torch.dtype | None,
-        layout: str = "channels_last",
-        fold: bool = True,
-        compiled: bool = False,
+        layout: str = "auto",
+        fold: bool | None = None,
+        compiled: bool | None = None,
     ) -> None:
-        """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same."""
-        self.memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same.
+
+        layout auto is channels_last, fold None is true, compiled None is false: what a run does that was not tuned.
+        """
+        self.memory_format = torch.contiguous_format if layout == "contiguous" else torch.channels_last
         model = model.eval().requires_grad_(False)
-        if fold:
+        if fold is not False:
             fold_batch_norms(model, image_size_px or PROBE_SIZE_PX)
         if autocast_dtype is not None and not any(isinstance(module, NORMS) for module in model.modules()):
             # autocast would cast frozen weights again in every forward: its cache holds trained ones only
@@ -74,6 +77,8 @@ class Teacher:
             images = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
         if self.scale is not None and self.shift is not None:
             images = torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))
+        if self.autocast_dtype is None:
+            images = images.float()  # the student's may be fp16, which no autocast brings to an fp32 teacher
         return images.contiguous(memory_format=self.memory_format)
 
 
@@ -85,9 +90,9 @@ def build_teacher(
     student_std: tuple[float, ...],
     device: torch.device,
     autocast_dtype: torch.dtype | None,
-    layout: str = "channels_last",
-    fold: bool = True,
-    compiled: bool = False,
+    layout: str = "auto",
+    fold: bool | None = None,
+    compiled: bool | None = None,
 ) -> Teacher:
     """distill.teacher with the weights of distill.teacher_checkpoint, or a model of timm with its own, downloaded.
 

@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
@@ -15,9 +16,10 @@ import torch
 
 from deit_fast.benchmarks.assembled import assemble
 from deit_fast.benchmarks.peers import CROP, FULL
+from deit_fast.benchmarks.process_tree import Stopwatch, cpu_seconds, peak_memory_bytes, reset_peak_memory
 from deit_fast.benchmarks.records import read_records
 from deit_fast.benchmarks.step import batch_of
-from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, time_in_turns
+from deit_fast.benchmarks.timing import OURS, Contender, Timing, time_in_turns
 from deit_fast.benchmarks.timm_step import TimmStep, timm_student
 from deit_fast.cli import main
 from deit_fast.config import Config
@@ -214,3 +216,45 @@ def test_timms_step_has_our_loss():
     ours = dict(parts.state.student.named_parameters())
     for name, parameter in peer.student.named_parameters():
         torch.testing.assert_close(parameter.grad, ours[name].grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_stopwatch_measures_the_work_and_not_itself():
+    """Waiting takes wall time and no CPU; two of its own walks through /proc (milliseconds each) are in neither."""
+    watch = Stopwatch()
+    time.sleep(0.2)
+    wall, cpu = watch.read()
+    assert 0.2 <= wall < 0.2 + 5
+    assert cpu < 0.1
+    assert Stopwatch().read()[1] < 1e-3
+
+
+def test_peak_memory_is_that_of_the_turn():
+    """What was freed before a reset no longer counts; a child's memory does."""
+    big = np.ones(40 << 20, dtype=np.uint8)
+    reset_peak_memory()
+    before = peak_memory_bytes()
+    del big
+    reset_peak_memory()
+    if peak_memory_bytes() > before - (30 << 20):
+        pytest.skip("this kernel keeps one peak for the whole life of a process")
+    base = peak_memory_bytes()
+    hold = "import time\nhold = bytearray(64 << 20)\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=PIPE, stdout=PIPE, text=True) as child:
+        assert child.stdout.readline() == "done\n"
+        assert peak_memory_bytes() - base >= 64 << 20
+        child.communicate("\n")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_train_on_a_gpu_tells_its_memory_and_peak(photographs, tmp_path):
+    arguments = ["bench", "train", "--config", "deit_tiny_distilled", "--distill.teacher", "resnet10t", "--turns", "2"]
+    arguments += ["--runtime.batch_size_per_device", "16", "--mix.group_size", "16", "--steps-per-turn", "4"]
+    arguments += ["--data.path", str(photographs), "--runtime.device", "cuda"]
+    assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
+    (record,) = read_records(str(tmp_path / "rows.jsonl"))
+    whole = rows_by_contender(record)["end to end", OURS]
+    assert whole["peak_memory_bytes"]["torch"] > 50e6
+    assert whole["peak_memory_bytes"]["dali"] > 0
+    assert whole["step_ms_p50"] > 0
+    assert record["environment"]["gpu"]["driver_version"]

@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 from deit_fast.benchmarks import official_patches
 from deit_fast.benchmarks.official import official_arguments, official_contender
 from deit_fast.benchmarks.official_run import Shares, in_turns
+from deit_fast.benchmarks.process_tree import cpu_seconds
 from deit_fast.benchmarks.steady_program import SteadyProgram
-from deit_fast.benchmarks.timing import cpu_seconds
 from deit_fast.config import Config
 from deit_fast.data import open_train_and_val
 
