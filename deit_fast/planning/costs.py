@@ -94,7 +94,7 @@ def count_teacher(
     trained_with = teacher.pretrained_cfg.get("input_size")
     size = distill.teacher_image_size_px or (trained_with[-1] if trained_with else student_size_px)
     parameters = sum(parameter.numel() for parameter in teacher.parameters())
-    if runtime.teacher_fold:
+    if runtime.teacher_fold is not False:
         _leave_batch_norms_out(teacher)
     halved = precision != "fp32" and not any(isinstance(module, NORMS) for module in teacher.modules())
     return TeacherCosts(
