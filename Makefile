@@ -38,7 +38,7 @@ $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else 'deit-fast needs Python 3.10-3.13, found ' + sys.version.split()[0] + '; set PYTHON=python3.12')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel $(NATIVE)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[cuda12,demo,dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[cuda12,demo,report,dev]"
 	touch $@
 
 clean:  ## removes what was built, not .venv and not runs/

@@ -53,6 +53,7 @@ setup(
     package_dir=package_dir,
     package_data={
         "deit_fast": ["py.typed", "recipes/*.yaml"],
+        "deit_fast.page": ["*.css", "*.js"],
         "deit_fast.kernels": ["budget.yaml"],
         NATIVE: ["*.h", "*.cc", "*.cu", "*.json", "*.cubin", "*.ptx"],
     },
@@ -76,7 +77,7 @@ setup(
         # Headers for the native operators; install them, and DALI, before the package itself.
         "native": list(native_build.CUDA_HEADERS),
         "demo": ["scikit-learn", "pillow"],
-        "report": ["matplotlib"],
+        "report": ["vl-convert-python>=1.9"],
         "object-store": ["fsspec", "s3fs"],
         "parquet": ["pyarrow"],
         "devkit": ["scipy"],
@@ -99,6 +100,7 @@ setup(
             "pyarrow",
             "scipy",
             "webdataset",
+            "playwright",  # drives the Chromium of the system: it downloads none
         ],
     },
     entry_points={"console_scripts": ["deit-fast = deit_fast.cli:main"]},

@@ -46,3 +46,19 @@ def teacher_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "resnet10t.pth"
     torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The system's Chromium, headless, driven by playwright."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("pages are tested in Chromium: apt-get install chromium")
+    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--headless", *flags.split()])
+        yield browser
+        browser.close()
