@@ -18,6 +18,7 @@ deit-fast VERB [options]
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
   bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
+  profile deit-fast profile --config RECIPE --data.path DIR: where every millisecond of a step goes; profile compare A B
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
   teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
           labels of a whole run, computed once; train with --distill.label_cache DIR
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
         "eval": evaluate,
         "bench": bench,
+        "profile": profile,
         "data": data,
         "teacher-cache": teacher_cache,
         "export": export,
@@ -184,6 +186,13 @@ def evaluate(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """`deit-fast bench loader|step|kernels|parity`."""
     from deit_fast.benchmarks.command import run
+
+    return run(arguments)
+
+
+def profile(arguments: list[str]) -> int:
+    """`deit-fast profile --config RECIPE --data.path DIR`, or `profile compare A B`."""
+    from .profile.command import run
 
     return run(arguments)
 

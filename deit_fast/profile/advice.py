@@ -24,6 +24,8 @@ class Advice:
     """data, rank, host wait, teacher precision, ...: what tests and scripts ask for."""
     kind: str
     """fault or option."""
+    headline: str
+    """The cause in a few words, for people."""
     evidence: str
     mend: str
     gain_ms: float | None
@@ -73,7 +75,7 @@ def data_wait(record: dict[str, Any]) -> Advice | None:
         f"data wait {_percent(record, wait)}: the loader alone gives {alone['images_per_second']:,.0f} images/s on "
         f"{alone['cores_used']:.1f} cores, the step could take {loader['step_could_take_images_per_second']:,.0f}"
     )
-    return Advice("data", "fault", evidence, _mend_of_loader(record), wait)
+    return Advice("data", "fault", "The step waits for data", evidence, _mend_of_loader(record), wait)
 
 
 def _mend_of_loader(record: dict[str, Any]) -> str:
@@ -104,7 +106,7 @@ def slow_rank(record: dict[str, Any]) -> Advice | None:
         if in_loader
         else "look at that device's clocks and at what else runs on its cores"
     )
-    return Advice("rank", "fault", evidence, mend, slow["behind_ms"])
+    return Advice("rank", "fault", "One rank holds the others up", evidence, mend, slow["behind_ms"])
 
 
 def host_wait(record: dict[str, Any]) -> Advice | None:
@@ -116,7 +118,14 @@ def host_wait(record: dict[str, Any]) -> Advice | None:
     more = f" and at {len(waits) - 1} more places" if len(waits) > 1 else ""
     evidence = f"the host waits for the device in every step, {first['operator']} at {first['source']}{more}"
     mend = "keep the value on the device and read it at log steps"
-    return Advice("host wait", "fault", evidence, mend, record["operators"]["host_wait_ms"])
+    return Advice(
+        "host wait",
+        "fault",
+        "The host waits for the device in every step",
+        evidence,
+        mend,
+        record["operators"]["host_wait_ms"],
+    )
 
 
 def teacher_precision(record: dict[str, Any]) -> Advice | None:
@@ -132,7 +141,12 @@ def teacher_precision(record: dict[str, Any]) -> Advice | None:
         f"in {teacher['faster_dtype']} the same batch took {teacher['faster_ms']:,.1f}"
     )
     return Advice(
-        "teacher precision", "fault", evidence, "set runtime.precision to auto, which the teacher follows", gain
+        "teacher precision",
+        "fault",
+        "The teacher computes in fp32",
+        evidence,
+        "set runtime.precision to auto, which the teacher follows",
+        gain,
     )
 
 
@@ -143,7 +157,7 @@ def compiler(record: dict[str, Any]) -> Advice | None:
         return None
     evidence = f"{compiled['recompiles_while_measured']} graphs were compiled again after the warm-up"
     mend = "find the changing shape or flag with TORCH_LOGS=recompiles"
-    return Advice("recompiles", "fault", evidence, mend, None)
+    return Advice("recompiles", "fault", "torch.compile keeps compiling", evidence, mend, None)
 
 
 def logging(record: dict[str, Any]) -> Advice | None:
@@ -152,7 +166,7 @@ def logging(record: dict[str, Any]) -> Advice | None:
     if not _noticed(record, ms):
         return None
     evidence = f"logging and the rest of the loop take {_percent(record, ms)}"
-    return Advice("log", "fault", evidence, "raise runtime.log_every_steps", ms)
+    return Advice("log", "fault", "Logging is long", evidence, "raise runtime.log_every_steps", ms)
 
 
 def fragmentation(record: dict[str, Any]) -> Advice | None:
@@ -161,7 +175,14 @@ def fragmentation(record: dict[str, Any]) -> Advice | None:
     if allocator is None or (allocator["retries"] == 0 and allocator["fragmentation"] < 0.3):
         return None
     evidence = f"{allocator['fragmentation']:.0%} of torch's memory is in gaps, {allocator['retries']} retries"
-    return Advice("memory", "fault", evidence, "PYTORCH_ALLOC_CONF=expandable_segments:True, or a smaller batch", None)
+    return Advice(
+        "memory",
+        "fault",
+        "Memory is lost to gaps",
+        evidence,
+        "PYTORCH_ALLOC_CONF=expandable_segments:True, or a smaller batch",
+        None,
+    )
 
 
 def all_reduce(record: dict[str, Any]) -> Advice | None:
@@ -173,7 +194,7 @@ def all_reduce(record: dict[str, Any]) -> Advice | None:
     shown = "" if hidden is None else f", {hidden:.0%} of the all-reduce is hidden behind the backward"
     evidence = f"the all-reduce's tail takes {_percent(record, ms)} on every rank{shown}"
     mend = "a larger runtime.batch_size_per_device or runtime.accumulate_steps; check NVLink and NCCL"
-    return Advice("all-reduce", "option", evidence, mend, ms)
+    return Advice("all-reduce", "option", "The all-reduce is not hidden", evidence, mend, ms)
 
 
 def launch_bound(record: dict[str, Any]) -> Advice | None:
@@ -188,7 +209,9 @@ def launch_bound(record: dict[str, Any]) -> Advice | None:
         f"{launches['short_share_of_count']:.0%} of them under {launches['short_us']:.0f} us"
     )
     mend = "runtime.compile true, runtime.cuda_graphs true, or a larger batch"
-    return Advice("launches", "option", evidence, mend, share * idle["ms_per_step"])
+    return Advice(
+        "launches", "option", "The host cannot launch fast enough", evidence, mend, share * idle["ms_per_step"]
+    )
 
 
 def layouts(record: dict[str, Any]) -> Advice | None:
@@ -202,7 +225,14 @@ def layouts(record: dict[str, Any]) -> Advice | None:
         f"layout conversions move {moved / 2**20:,.0f} MiB a step, at this device's bandwidth {_percent(record, ms)}; "
         f"most at {first['source']}"
     )
-    return Advice("layout", "option", evidence, "try runtime.teacher_layout, or fuse it (runtime.compile)", ms)
+    return Advice(
+        "layout",
+        "option",
+        "Copies only change the layout",
+        evidence,
+        "try runtime.teacher_layout, or fuse it (runtime.compile)",
+        ms,
+    )
 
 
 def label_cache(record: dict[str, Any]) -> Advice | None:
@@ -212,7 +242,7 @@ def label_cache(record: dict[str, Any]) -> Advice | None:
         return None
     evidence = f"the teacher takes {_percent(record, teacher['ms'])}"
     mend = "compute its labels once (`deit-fast teacher-cache`) if several runs use them"
-    return Advice("teacher", "option", evidence, mend, teacher["ms"])
+    return Advice("teacher", "option", "The teacher is a large part of the step", evidence, mend, teacher["ms"])
 
 
 RULES: tuple[Rule, ...] = (
