@@ -103,7 +103,7 @@ def idle_analysis(trace: Trace) -> dict[str, Any]:
     causes: dict[str, float] = {}
     for cause, intervals in _by_cause(trace).items():
         causes[cause] = overlap(idle, intervals) / total
-    in_communication = length(busy["communication"])
+    in_communication = length(busy["communication"]) if trace.on_device else 0.0  # gloo's threads are in no trace
     return {
         "ms_per_step": total / 1e3 / trace.num_steps,
         "compute": length(compute) / total,

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from deit_fast.ask_teacher import Answer, LabelReader, build_ask
 from deit_fast.dali_pipelines.loader import Batch, TrainLoader
 from deit_fast.step import TrainStep
 
+from .all_reduce import all_reduce_recorded
 from .phases import Phases
 
 Windows = dict[str, Callable[[], AbstractContextManager[object]]]
@@ -40,7 +39,7 @@ def record_step(step: TrainStep, phases: Phases, teacher: Any) -> None:
     step.guard.apply = phases.around(step.guard.apply, "optimizer", then="EMA")  # type: ignore[method-assign]
     step.update_ema = phases.around(step.update_ema, "EMA", then="log")
     if isinstance(step.student, DistributedDataParallel):
-        step.student.register_comm_hook(phases, _all_reduce_recorded)
+        step.student.register_comm_hook(phases, all_reduce_recorded)
 
 
 def _span_around(teacher: Callable[[Tensor], Tensor | None], phases: Phases) -> Callable[[Tensor], Tensor | None]:
@@ -53,20 +52,6 @@ def _span_around(teacher: Callable[[Tensor], Tensor | None], phases: Phases) -> 
         return logits
 
     return recorded
-
-
-def _all_reduce_recorded(phases: Phases, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP's mean over the ranks, as a span for each bucket; the last bucket's is the tail, which nothing hides."""
-    begin = phases.begin_span()
-    if bucket.is_last():
-        phases.enter("all-reduce tail")
-
-    def done(future: torch.futures.Future[Tensor]) -> Tensor:
-        phases.end_span("all-reduce", begin)
-        value = future.value()
-        return value[0] if isinstance(value, list) else value
-
-    return allreduce_hook(None, bucket).then(done)  # type: ignore[arg-type]
 
 
 def record_loader(loader: TrainLoader, phases: Phases) -> None:

@@ -24,7 +24,7 @@ def measure_peaks(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     }
 
 
-def shortest_s(work: Callable[[], object], device: torch.device, turns: int = 5) -> float:
+def shortest_s(work: Callable[[], object], device: torch.device, turns: int = 3) -> float:
     """Seconds of the fastest of some turns, after one that is not counted."""
     shortest = float("inf")
     for turn in range(turns + 1):

@@ -46,6 +46,6 @@ def compare_precisions(teacher: Teacher, images: torch.Tensor) -> dict[str, Any]
         layout="channels_last" if teacher.memory_format == torch.channels_last else "contiguous",
     )  # fmt: skip
     record["faster_dtype"] = str(wanted).removeprefix("torch.")
-    record["alone_ms"] = 1e3 * shortest_s(lambda: teacher(images), teacher.device, turns=3)
-    record["faster_ms"] = 1e3 * shortest_s(lambda: other(images), teacher.device, turns=3)
+    record["alone_ms"] = 1e3 * shortest_s(lambda: teacher(images), teacher.device)
+    record["faster_ms"] = 1e3 * shortest_s(lambda: other(images), teacher.device)
     return record

@@ -27,8 +27,10 @@ from .phases import Phases
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::item", "aten::is_nonzero"}
 """What makes the host wait for the device: reading a number, or a size that depends on values."""
 COPIES = {"aten::clone", "aten::copy_", "aten::_to_copy"}
-NOT_A_WAIT = ("interrupt.py",)
-"""The vote on a stop reads a tensor of the host, which no device computes."""
+HOST_READS = ("interrupt.py",)
+"""The vote on a stop reads a tensor of the host, which no device computes; on a CPU the two look alike."""
+DDP_PHASE = "all-reduce tail"
+"""There DDP reads its own bookkeeping, which is the host's too."""
 SYNC_WARNING = "called a synchronizing CUDA operation"
 """How torch.cuda.set_sync_debug_mode("warn") says that the host waited."""
 PACKAGE = Path(__file__).parents[1]
@@ -72,7 +74,7 @@ class OperatorWatch(TorchDispatchMode):
         flops_of = flop_registry.get(func._overloadpacket)
         if flops_of is not None:
             count.flops += flops_of(*args, **kwargs, out_val=result)
-        if name in WAITS:
+        if name in WAITS and inputs[0].device.type == self.phases.device.type:
             self._note(self.waits, name)
         elif name in COPIES and inputs:
             target = inputs[0] if name == "aten::copy_" else outputs[0]
@@ -178,6 +180,6 @@ def describe_watch(watch: OperatorWatch) -> dict[str, Any]:
     waits = [
         {"operator": name, "phase": phase, "source": source, "calls": count.calls}
         for (name, phase, source), count in watch.waits.items()
-        if not source.split(":")[0].endswith(NOT_A_WAIT)
+        if not source.split(":")[0].endswith(HOST_READS) and phase != DDP_PHASE
     ]
     return {"operators": operators, "copies": copies, "waits": waits}
