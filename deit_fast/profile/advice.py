@@ -133,12 +133,12 @@ def teacher_precision(record: dict[str, Any]) -> Advice | None:
     teacher = record["teacher"]
     if teacher is None or teacher["faster_ms"] is None:
         return None
-    gain = teacher["ms"] - teacher["faster_ms"]
+    gain = teacher["alone_ms"] - teacher["faster_ms"]
     if not _noticed(record, gain):
         return None
     evidence = (
-        f"the teacher computes in {teacher['dtype']} and takes {teacher['ms']:,.1f} ms; "
-        f"in {teacher['faster_dtype']} the same batch took {teacher['faster_ms']:,.1f}"
+        f"the teacher computes in {teacher['dtype']}, {_percent(record, teacher['ms'])}: alone a batch takes "
+        f"{teacher['alone_ms']:,.1f} ms, in {teacher['faster_dtype']} {teacher['faster_ms']:,.1f}"
     )
     return Advice(
         "teacher precision",

@@ -93,7 +93,7 @@ def read_trace(path: Path) -> Trace:
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
             return Trace(json.load(file))
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, gzip.BadGzipFile, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no Chrome trace; give the trace.json that profile wrote") from error
 
 
