@@ -79,15 +79,17 @@ def data_wait(record: dict[str, Any]) -> Advice | None:
 
 
 def _mend_of_loader(record: dict[str, Any]) -> str:
-    loader = record["loader"]
+    loader, alone = record["loader"], record["loader"]["alone"]
     threads = loader["num_threads"]
-    if loader["alone"]["cores_used"] < 0.5 * threads:
-        return (
-            f"its {threads} threads are idle half the time, so it is the storage: pack shards (`deit-fast data pack`)"
-        )
+    if _ms(record, "feed") > 0.5 * loader["wait_ms"]:
+        return "most of it is the loader's callback, on the training thread: images are read there too late"
+    if alone["images_per_second"] > 1.1 * loader["step_could_take_images_per_second"]:
+        return "alone it is fast enough, so beside the step it lacks cores: give it more, or runtime.pin_cores"
+    if alone["cores_used"] < 0.5 * threads:
+        return f"its {threads} threads are idle half the time, so it is the storage: `deit-fast data pack`"
     if loader["backend"] == "graph" and record["device_type"] == "cpu":
         return "its threads are busy: build the native operators (data.backend native), or give it more cores"
-    return "its threads are busy: more data.num_threads or cores, or a GPU decoder"
+    return "its threads are busy: more data.num_threads and cores, or a GPU decoder (data.decoder)"
 
 
 def slow_rank(record: dict[str, Any]) -> Advice | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deit_fast.page.plots import Spec, zoom
-from deit_fast.page.theme import CARD, INK, MUTED, SERIES
+from deit_fast.page.theme import CARD, MUTED, SERIES
 
 from .phases import PHASES
 from .summary import recorded_steps
@@ -20,6 +20,18 @@ GROUPS = {
 }
 """Phases and spans that share a colour; six are as many as can be told apart."""
 COLOURS = {"data": 1, "teacher": 3, "student": 0, "all-reduce": 4, "update": 2, "rest": 5}
+MEANINGS = {
+    "ExternalSource": "draws on the host",
+    "io.file.Read": "read",
+    "decoders.ImageSlice": "decode a crop",
+    "Resize": "resize",
+    "Flip": "flip",
+    "branch: deit_fast.Crop": "decode, crop, resize, flip",
+    "deit_fast.Augment": "augment, normalise, erase",
+    "CropMirrorNormalize": "normalise",
+    "branch: Erase": "erase",
+}
+"""DALI's operators -> what they do here. The native crop is one operator: no cut lies between its parts."""
 SHOWN_STEPS = 8
 BAR_PX, LANE_PX = 38, 30
 MIB = 2**20
@@ -30,6 +42,11 @@ GROUP_COLOUR: Spec = {
     "scale": {"domain": list(GROUPS), "range": [SERIES[COLOURS[group]] for group in GROUPS]},
     "title": None,
 }
+
+
+def meaning(operator: str) -> str:
+    """What the operator is for, or its name."""
+    return MEANINGS.get(operator, operator)
 
 
 def group_of(phase: str) -> str:
@@ -118,7 +135,7 @@ def step_times(record: dict[str, Any]) -> Spec:
         "params": zoom("x", "y"),
         "mark": {"type": "point", "clip": True},
         "encoding": {
-            "x": number("step", "step of the run", scale={"zero": False}),
+            "x": number("step", "step of the run", scale={"zero": False, "padding": 12}),
             "y": number("ms", "ms"),
             "color": {
                 "field": "kind",
@@ -135,7 +152,9 @@ def loader_waterfall(record: dict[str, Any]) -> Spec:
     """What each operator adds to the loader's CPU time of an image."""
     values, before = [], 0.0
     for i, row in enumerate(record["loader"]["operators"]):
-        values.append({**row, "begin": before, "end": row["total_cpu_ms"], "order": i})
+        values.append(
+            {**row, "what": meaning(row["operator"]), "begin": before, "end": row["total_cpu_ms"], "order": i}
+        )
         before = row["total_cpu_ms"]
     return {
         "data": {"values": values},
@@ -143,7 +162,13 @@ def loader_waterfall(record: dict[str, Any]) -> Spec:
         "params": zoom("x"),
         "mark": {"type": "bar", "clip": True, "color": SERIES[COLOURS["data"]]},
         "encoding": {
-            "y": {"field": "operator", "type": "nominal", "title": None, "sort": {"field": "order"}},
+            "y": {
+                "field": "what",
+                "type": "nominal",
+                "title": None,
+                "sort": {"field": "order"},
+                "axis": {"labelLimit": 260},
+            },
             "x": number("begin", "CPU-ms an image"),
             "x2": {"field": "end"},
             "tooltip": [{"field": "operator"}, number("cpu_ms", "adds CPU-ms", format=".3f")],
@@ -181,7 +206,7 @@ def module_bars(record: dict[str, Any]) -> Spec:
 def roofline(record: dict[str, Any]) -> Spec:
     """Operators with arithmetic by their intensity and speed, under this device's measured roof."""
     peaks = record["operators"]["peaks"]
-    rows = [row for row in record["operators"]["roofline"] if row["flops_per_byte"]]
+    rows = [row for row in record["operators"]["roofline"] if row["flops_per_byte"]][: len(SERIES)]
     ridge = peaks["flops_per_second"] / peaks["bytes_per_second"]
     intensities = [row["flops_per_byte"] for row in rows] + [ridge]
     ends = [min(intensities) / 2, ridge, max(intensities) * 2]
@@ -198,8 +223,9 @@ def roofline(record: dict[str, Any]) -> Spec:
             {
                 "params": zoom("x", "y"),
                 "data": {"values": rows},
-                "mark": {"type": "point", "color": SERIES[0], "opacity": 0.8, "clip": True},
+                "mark": {"type": "point", "opacity": 0.8, "clip": True},
                 "encoding": {
+                    "color": {"field": "operator", "type": "nominal", "title": None, "sort": None},
                     "x": number("flops_per_byte", "FLOPs a byte", scale=log),
                     "y": number("gflops_per_second", "GFLOP/s", scale=log),
                     "size": number("ms_per_step", "ms", legend=None, scale={"range": [40, 700]}),
@@ -208,15 +234,6 @@ def roofline(record: dict[str, Any]) -> Spec:
                         number("ms_per_step", "ms a step", format=".3f"),
                         number("of_roof", "of the roof", format=".0%"),
                     ],
-                },
-            },
-            {
-                "data": {"values": rows[:6]},
-                "mark": {"type": "text", "dy": -16, "color": INK, "clip": True},
-                "encoding": {
-                    "x": number("flops_per_byte", "FLOPs a byte", scale=log),
-                    "y": number("gflops_per_second", "GFLOP/s", scale=log),
-                    "text": {"field": "operator"},
                 },
             },
         ],
@@ -243,6 +260,7 @@ def idle_bar(record: dict[str, Any]) -> Spec:
                 "type": "nominal",
                 "title": None,
                 "sort": None,
+                "legend": {"labelLimit": 320, "columns": 3},
                 "scale": {"domain": list(shares), "range": [SERIES[i] for i in (0, 4, 2, 1, 5, 3, 5)][: len(shares)]},
             },
             "order": {"field": "order"},

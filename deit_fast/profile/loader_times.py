@@ -16,8 +16,6 @@ from deit_fast.dali_pipelines.read_ahead import ReadAhead
 
 WARM_UP_BATCHES = 2
 DECODERS = ("decoders.", "branch: decoders.")
-DECODES_TOO = "deit_fast.Crop"
-"""The native operator decodes, crops, resizes and flips in one: no cut lies between."""
 
 
 class Stopwatch:

@@ -12,7 +12,7 @@ from deit_fast.page import Page
 from . import figures
 
 MIB = 2**20
-MOST_ROWS = 25
+MOST_ROWS = 12
 
 
 def write_report(record: dict[str, Any], path: Path) -> Path:
@@ -117,10 +117,11 @@ def loader(page: Page, record: dict[str, Any]) -> None:
             "smaller than the noise can be negative",
         )
         page.table(
-            ["up to and with", "operators", "adds CPU-ms", "CPU-ms an image", "images/s", "cores used"],
+            ["up to and with", "DALI's operator", "of", "adds CPU-ms", "CPU-ms an image", "images/s", "cores used"],
             [
                 [
-                    row["operator"], row["operators"], row["cpu_ms"], row["total_cpu_ms"], row["images_per_second"],
+                    figures.meaning(row["operator"]), row["operator"], row["operators"],
+                    row["cpu_ms"], row["total_cpu_ms"], row["images_per_second"],
                     row["cores_used"],
                 ]
                 for row in data["operators"]
@@ -136,10 +137,14 @@ def operators(page: Page, record: dict[str, Any]) -> None:
         "Model and operators",
         f"From a trace of torch.profiler: {launches['per_step']:,.0f} {launches['unit']} a step, "
         f"{launches['short_share_of_count']:.0%} of them under {launches['short_us']:.0f} us "
-        f"({launches['short_share_of_time']:.0%} of the time). Compiled graphs: {found['compile']['graphs']}, graph "
-        f"breaks {found['compile']['breaks']}, compiled again while measured "
-        f"{found['compile']['recompiles_while_measured']}.",
+        f"({launches['short_share_of_time']:.0%} of the time). The longest are shown; profile.json has more.",
     )
+    compiled = found["compile"]
+    if compiled["graphs"]:
+        page.text(
+            f"torch.compile made {compiled['graphs']} graphs with {compiled['breaks']} graph breaks, "
+            f"{compiled['recompiles_while_measured']} of them again while measured."
+        )
     page.figure(figures.module_bars(record), "Own time of the operators of each part of the model")
     page.table(
         ["operator", "own ms a step", "share %", "calls a step"],
@@ -156,7 +161,8 @@ def operators(page: Page, record: dict[str, Any]) -> None:
     page.figure(
         figures.roofline(record),
         f"Roofline: {peaks['flops_per_second'] / 1e9:,.0f} GFLOP/s ({peaks['dtype']} product) and "
-        f"{peaks['bytes_per_second'] / 1e9:,.1f} GB/s (copy), measured on this device just now; area is time",
+        f"{peaks['bytes_per_second'] / 1e9:,.1f} GB/s (copy), measured on this device just now. "
+        "Area is time; what comes from a cache lies above the roof",
     )
     page.table(
         ["operator", "ms a step", "calls", "GFLOP/s", "GB/s", "of the roof %", "bound by"],
