@@ -46,7 +46,8 @@ def operator_name(node: Any) -> str:
 def cuts(pipeline: Pipeline) -> list[Cut]:
     """Where the pipeline can end: after each operator that is not inside a branch, and after each whole branch."""
     found: list[Cut] = []
-    depth, inside, first_id = 0, [], 0
+    inside: list[str] = []
+    depth, first_id = 0, 0
     for position, node in enumerate(main_chain(pipeline)):
         name, schema = operator_name(node), node.source._op._schema.Name()
         if schema == SPLIT:

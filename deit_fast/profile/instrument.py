@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -16,7 +16,7 @@ from deit_fast.step import TrainStep
 from .all_reduce import all_reduce_recorded
 from .phases import Phases
 
-Windows = dict[str, Callable[[], AbstractContextManager[object]]]
+Windows = Mapping[str, Callable[[], AbstractContextManager[object]]]
 """Kind of step -> what is entered before the first of a row of such steps, and left after the last."""
 
 
