@@ -13,6 +13,7 @@ from test_distributed import TORCHRUN
 from test_trainer import ALONE, config
 
 from deit_fast.ask_teacher import build_ask
+from deit_fast.distributed import Ranks
 from deit_fast.metrics import WaitClock
 from deit_fast.precision import cpu_computes_in_bf16
 from deit_fast.profile.record import build_record
@@ -161,3 +162,20 @@ def test_recording_changes_nothing_that_is_trained(few_digits, tmp_path):
     assert recorded.state.step == plain.state.step == total
     for name, value in plain.student.state_dict().items():
         assert torch.equal(value, recorded.student.state_dict()[name]), name
+
+
+@pytest.mark.gpu
+def test_a_profile_on_a_gpu_has_the_devices_clock_and_its_kernels(few_digits, tmp_path, teacher_checkpoint):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, whose events and kernels are recorded")
+    ranks = Ranks(0, 1, 0, 1, torch.device("cuda", 0))
+    trainer = profiled_trainer(
+        config(few_digits, tmp_path, *SMALL, teacher=teacher_checkpoint), ranks, tmp_path, LENGTHS
+    )
+    record = build_record(trainer, run_profile(trainer, tmp_path, LENGTHS), tmp_path)
+    step = next(step for step in record["ranks"][0]["steps"] if step["kind"] == "recorded")
+    assert sum(step["device_ms"].values()) == pytest.approx(step["total_ms"], rel=0.01)
+    assert any(name == "teacher stream" for name, _, _ in step["spans"])
+    assert record["operators"]["kernels"]
+    assert record["memory"]["allocator"]["reserved_peak"] > 0
+    assert record["operators"]["waits"] == []

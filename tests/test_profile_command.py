@@ -64,6 +64,7 @@ def test_it_writes_report_record_and_trace_and_no_checkpoint(folder, record):
     }
     assert sum(phases.values()) == pytest.approx(record["step"]["mean_ms"])
     assert [row["operator"] for row in record["loader"]["operators"]][:2] == ["ExternalSource", "io.file.Read"]
+    assert record["operators"]["waits"] == []
     trace = read_trace(folder / "trace_rank0.json.gz")
     assert trace.num_steps == 2
     modules = {row["module"] for row in record["operators"]["modules"]}

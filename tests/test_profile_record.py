@@ -138,6 +138,23 @@ def test_the_phases_of_a_step_add_up_to_the_step():
     assert sum(phase_times(marks, at("", 10), on_device=False).values()) == pytest.approx(10)
 
 
+class Event:
+    """Stands in for torch.cuda.Event."""
+
+    def __init__(self, ms):
+        self.ms = ms
+
+    def elapsed_time(self, other):
+        return other.ms - self.ms
+
+
+def test_on_a_gpu_the_devices_clock_counts_that_runs_behind_the_hosts():
+    marks = [Mark("fetch", 0.000, Event(100)), Mark("forward", 0.001, Event(103)), Mark("log", 0.002, Event(150))]
+    end = Mark("fetch", 0.004, Event(151))
+    assert phase_times(marks, end, on_device=True) == {"fetch": 3, "forward": 47, "log": 1}
+    assert phase_times(marks, end, on_device=False) == pytest.approx({"fetch": 1, "forward": 1, "log": 2})
+
+
 def rank(number, **phases_ms):
     """A rank whose three recorded steps take these milliseconds."""
     times = {name.replace("_", " ").replace("all reduce", "all-reduce"): ms for name, ms in phases_ms.items()}

@@ -67,7 +67,7 @@ class Phases:
     def start_step(self, number: int, kind: str) -> None:
         """A step begins by asking for its batch."""
         self.steps.append(StepMarks(number, kind))
-        self.steps[-1].marks.append(self.mark("fetch"))
+        self.steps[-1].marks.append(self.mark("fetch" if kind != BARE else "bare step"))
 
     def mark(self, phase: str) -> Mark:
         """A mark of now, which is not kept."""

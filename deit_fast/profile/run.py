@@ -93,6 +93,8 @@ def run_profile(trainer: Trainer, folder: Path, lengths: Lengths) -> Measured:
         trainer.open(stack)
         staged = StagedBatches(trainer.train_loader.batches(0, total), phases, lengths.kinds, windows)
         stack.callback(staged.close)
+        if isinstance(phases.annotate, PhaseRanges):
+            stack.callback(phases.annotate.close)
         batches = WaitClock(staged)
         stopped = False
         while trainer.state.step < total and not stopped:

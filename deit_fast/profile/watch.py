@@ -24,8 +24,10 @@ from torch.utils.flop_counter import flop_registry
 
 from .phases import Phases
 
-WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::item", "aten::is_nonzero"}
+WAITING_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """What makes the host wait for the device: reading a number, or a size that depends on values."""
+INDEX = "aten::index"
+"""Has such a size for a mask, and a known one for numbers."""
 COPIES = {"aten::clone", "aten::copy_", "aten::_to_copy"}
 HOST_READS = ("interrupt.py",)
 """The vote on a stop reads a tensor of the host, which no device computes; on a CPU the two look alike."""
@@ -74,7 +76,7 @@ class OperatorWatch(TorchDispatchMode):
         flops_of = flop_registry.get(func._overloadpacket)
         if flops_of is not None:
             count.flops += flops_of(*args, **kwargs, out_val=result)
-        if name in WAITS and inputs[0].device.type == self.phases.device.type:
+        if makes_the_host_wait(func, inputs) and inputs[0].device.type == self.phases.device.type:
             self._note(self.waits, name)
         elif name in COPIES and inputs:
             target = inputs[0] if name == "aten::copy_" else outputs[0]
@@ -92,6 +94,13 @@ class OperatorWatch(TorchDispatchMode):
         count = table[kind, self.phases.current, calling_line()]
         count.calls += 1
         return count
+
+
+def makes_the_host_wait(func: Any, inputs: list[Tensor]) -> bool:
+    """Whether an operator's result is a number on the host, or has a size that its values decide."""
+    if func._schema.name == INDEX:
+        return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in inputs[1:])
+    return bool(inputs) and not WAITING_TAGS.isdisjoint(func.tags)
 
 
 def moved_bytes(inputs: list[Tensor], outputs: list[Tensor], *, in_place: bool) -> int:
