@@ -84,7 +84,7 @@ def _mend_of_loader(record: dict[str, Any]) -> str:
     if _ms(record, "feed") > 0.5 * loader["wait_ms"]:
         return "most of it is the loader's callback, on the training thread: images are read there too late"
     if alone["images_per_second"] > 1.1 * loader["step_could_take_images_per_second"]:
-        return "alone it is fast enough, so beside the step it lacks cores: give it more, or runtime.pin_cores"
+        return "alone it is fast enough, so beside the step it lacks cores: give it more"
     if alone["cores_used"] < 0.5 * threads:
         return f"its {threads} threads are idle half the time, so it is the storage: `deit-fast data pack`"
     if loader["backend"] == "graph" and record["device_type"] == "cpu":

@@ -106,7 +106,7 @@ def timeline(record: dict[str, Any]) -> Spec:
         "mark": {"type": "bar", "clip": True},
         "encoding": {
             "y": {"field": "lane", "type": "nominal", "title": None},
-            "x": number("begin", "ms; drag to move, Shift + wheel to zoom, double click to reset"),
+            "x": number("begin", "ms"),
             "x2": {"field": "end"},
             "color": GROUP_COLOUR,
             "tooltip": [{"field": "step"}, {"field": "phase"}, number("ms", "ms", format=".3f")],
@@ -225,7 +225,13 @@ def roofline(record: dict[str, Any]) -> Spec:
                 "data": {"values": rows},
                 "mark": {"type": "point", "opacity": 0.8, "clip": True},
                 "encoding": {
-                    "color": {"field": "operator", "type": "nominal", "title": None, "sort": None},
+                    "color": {
+                        "field": "operator",
+                        "type": "nominal",
+                        "title": None,
+                        "sort": None,
+                        "legend": {"columns": 2},
+                    },
                     "x": number("flops_per_byte", "FLOPs a byte", scale=log),
                     "y": number("gflops_per_second", "GFLOP/s", scale=log),
                     "size": number("ms_per_step", "ms", legend=None, scale={"range": [40, 700]}),

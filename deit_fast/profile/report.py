@@ -66,12 +66,13 @@ def phases(page: Page, record: dict[str, Any]) -> None:
     clock = "the device's clock (events on its stream)" if on_device else "the host's clock"
     page.section("Phases", f"Of each rank's mean step, by {clock}. The phases add up to the step.")
     page.figure(figures.phase_bars(record), "Mean milliseconds of each phase, rank by rank")
+    between_ranks = ["least rank ms", "most rank ms"] if record["world_size"] > 1 else []
     page.table(
-        ["phase", "mean ms", "median ms", "p95 ms", "share %", "host ms", "least rank ms", "most rank ms"],
+        ["phase", "mean ms", "median ms", "p95 ms", "share %", "host ms", *between_ranks],
         [
             [
                 row["phase"], row["mean_ms"], row["p50_ms"], row["p95_ms"], 100 * row["share"], row["host_ms"],
-                min(row["by_rank_ms"]), max(row["by_rank_ms"]),
+                *(choose(row["by_rank_ms"]) for choose in (min, max)[: len(between_ranks)]),
             ]
             for row in record["phases"]
         ],
@@ -83,7 +84,11 @@ def phases(page: Page, record: dict[str, Any]) -> None:
             f"others, most of it in {slow['phase']} ({slow['phase_ms']:,.2f} ms against "
             f"{slow['others_phase_ms']:,.2f})."
         )
-    page.figure(figures.timeline(record), f"The first {figures.SHOWN_STEPS} recorded steps, one after another")
+    page.figure(
+        figures.timeline(record),
+        f"The first {figures.SHOWN_STEPS} recorded steps, one after another. Drag to move, Shift + wheel to zoom, double "
+        "click to reset",
+    )
     cost = record["overhead"]
     page.figure(
         figures.step_times(record),
