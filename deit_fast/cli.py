@@ -18,7 +18,7 @@ deit-fast VERB [options]
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
   bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
-  profile deit-fast profile --config RECIPE --data.path DIR: where every millisecond of a step goes; profile compare A B
+  profile deit-fast profile --config RECIPE --data.path DIR: where each millisecond of a step goes; profile compare A B
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
   teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
           labels of a whole run, computed once; train with --distill.label_cache DIR

@@ -1,4 +1,4 @@
-"""`deit-fast profile --config RECIPE --data.path DIR [--steps N]`, and `deit-fast profile compare A B`."""
+"""`deit-fast profile --config RECIPE --data.path DIR [--steps N]`, `profile compare A B`, `profile report RECORD`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deit_fast.config_file import add_config_arguments, config_parser, parse_arg
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Parses, profiles or compares, shows and writes; ValueError for wrong use."""
-    if arguments and arguments[0] == "compare":
-        return _compare(arguments[1:])
+    """Profiles, compares or draws a kept record again; ValueError for wrong use."""
+    if arguments and arguments[0] in OTHERS:
+        return OTHERS[arguments[0]](arguments[1:])
     parser = config_parser(
         "deit-fast profile",
         "Runs some steps of a training and says where their time goes; alone, or on several devices under torchrun. "
@@ -95,3 +95,22 @@ def _compare(arguments: Sequence[str]) -> int:
     if options.json:
         Path(options.json).write_text(json.dumps(compare_records(a, b), indent=2) + "\n")
     return 0
+
+
+def _report(arguments: Sequence[str]) -> int:
+    """A page needs neither the machine nor the data that a record was made with."""
+    usage = "deit-fast profile report RECORD [--out FILE]"
+    parser = config_parser("deit-fast profile report", "The page of a kept record.", usage=usage)
+    parser.add_argument("record", help="profile.json or its folder")
+    parser.add_argument("--out", metavar="FILE", default="profile.html", help="the page")
+    options = parse_arguments(parser, arguments)
+    from .compare import read_record
+    from .report import write_report
+
+    Console(soft_wrap=True).print(
+        f"Report {write_report(read_record(options.record), Path(options.out))}", highlight=False, markup=False
+    )
+    return 0
+
+
+OTHERS = {"compare": _compare, "report": _report}

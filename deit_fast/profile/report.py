@@ -86,8 +86,8 @@ def phases(page: Page, record: dict[str, Any]) -> None:
         )
     page.figure(
         figures.timeline(record),
-        f"The first {figures.SHOWN_STEPS} recorded steps, one after another. Drag to move, Shift + wheel to zoom, double "
-        "click to reset",
+        f"The first {figures.SHOWN_STEPS} recorded steps, one after another. Drag to move, Shift + wheel to zoom, "
+        "double click to reset",
     )
     cost = record["overhead"]
     page.figure(
