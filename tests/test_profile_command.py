@@ -1,12 +1,15 @@
 """`deit-fast profile` as a user runs it: its files, its page in a browser, its comparison, its errors."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from pages import opened
 from test_trainer import STEPS_PER_EPOCH
 
 from deit_fast.cli import main
+from deit_fast.profile.advice import advise
 from deit_fast.profile.compare import compare_records
 from deit_fast.profile.trace import read_trace
 
@@ -137,6 +140,18 @@ def test_two_profiles_are_compared(folder, record, tmp_path, capsys):
     assert rows["forward"]["change_ms"] == pytest.approx(1e4)
     assert "runtime.precision: auto, fp32" in capsys.readouterr().out
     assert not any(row["differs"] for row in compare_records(record, record))
+
+
+def test_the_kept_profile_of_the_demo_is_drawn_again_and_advised_as_it_was(tmp_path, capsys):
+    """It is what the docs show; a changed record, rule or page has to bring a new one."""
+    kept = Path(__file__).parents[1] / "docs" / "profile_demo.json"
+    assert main(["profile", "report", str(kept), "--out", str(tmp_path / "page.html")]) == 0
+    record = json.loads(kept.read_text())
+    assert record["advice"][0]["line"].split(" (up")[0].replace("`", "") in re.sub(
+        "</?code>", "", (tmp_path / "page.html").read_text()
+    )
+    assert [advice.line for advice in advise(record)] == [advice["line"] for advice in record["advice"]]
+    assert "page.html" in capsys.readouterr().out
 
 
 def test_wrong_use_is_one_line(few_digits, teacher_checkpoint, tmp_path, capsys):
