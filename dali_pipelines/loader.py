@@ -137,9 +137,10 @@ class TrainLoader(_Loader):
         self.decoder, self.hardware_decoder_share = decoder, hardware_decoder_share
         self.policy = build_policy(augment)
         self.substitutes = Substitutes(len(images), seed, max_bad_fraction, images.bad)
-        self._build(source=lambda _info: [])  # a mistake in the options shows now, not at the first batch
+        self.build(source=lambda _info: [])  # a mistake in the options shows now, not at the first batch
 
-    def _build(self, source: Source) -> Pipeline:
+    def build(self, source: Source) -> Pipeline:
+        """The pipeline behind the batches, not yet built by DALI, fed by `source`."""
         return build_train_pipeline(
             self.augment,
             source,
@@ -153,8 +154,8 @@ class TrainLoader(_Loader):
             **self.pipeline_options,
         )
 
-    def _build_from(self, first_step: int, last_step: int) -> tuple[Pipeline, ReadAhead]:
-        """A pipeline whose batches are those of the run's steps from first_step, and what feeds it."""
+    def feed(self, first_step: int, last_step: int) -> tuple[Source, ReadAhead]:
+        """What the run's steps from first_step bring to the pipeline, and the reader behind it, to be closed."""
         reader = ReadAhead(self.images, lambda step: self._position(step)[2], last_step)
 
         def source(info: Any) -> list[Any]:
@@ -165,7 +166,12 @@ class TrainLoader(_Loader):
             drawn = draw_inputs(self.augment, self.policy, self.seed, epoch, views, images, self.backend)
             return [reader.take(step), *drawn]
 
-        pipeline = self._build(source)
+        return source, reader
+
+    def _build_from(self, first_step: int, last_step: int) -> tuple[Pipeline, ReadAhead]:
+        """A pipeline whose batches are those of the run's steps from first_step, and what feeds it."""
+        source, reader = self.feed(first_step, last_step)
+        pipeline = self.build(source)
         pipeline.build()
         return pipeline, reader
 

@@ -20,6 +20,7 @@ deit-fast VERB [options]
   bench   deit-fast bench loader|step|train|kernels: images/s of every stage against the budget, times of kernels;
           parity with timm; accuracy: the recipe's claims in small; compare A B: what differs beyond noise between two
           runs; report ROWS.jsonl --out FILE.html: all of it as one page
+  profile deit-fast profile --config RECIPE --data.path DIR: where each millisecond of a step goes; profile compare A B
   tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
   doctor  deit-fast doctor --config RECIPE --data.path DIR: what would go wrong in the next days, and its mend
   plan    deit-fast plan --config deit_base_distilled --gpu h100 --gpus 8 --price 2.5: days, cost, memory and limit of a
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": train,
         "eval": evaluate,
         "bench": bench,
+        "profile": profile,
         "tune": tune,
         "doctor": doctor,
         "plan": plan,
@@ -194,6 +196,13 @@ def evaluate(arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """`deit-fast bench VERB`."""
     from deit_fast.benchmarks.command import run
+
+    return run(arguments)
+
+
+def profile(arguments: list[str]) -> int:
+    """`deit-fast profile --config RECIPE --data.path DIR`, or `profile compare A B`."""
+    from .profile.command import run
 
     return run(arguments)
 
