@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from nvidia.dali import Pipeline, types
+from nvidia.dali.pipeline import OperatorConcurrency
 
 from .decode import HARDWARE_DECODER_SHARE
 from .image_set import ImageSet
@@ -70,6 +71,9 @@ class _Loader:
             "device_id": device_id if device == "cuda" else None,
             "prefetch_queue_depth": prefetch,
         }
+        if self.dali_device == "cpu":
+            # operators of neighbouring batches overlap: 5 % more images/s from 2 threads. GPUs: not measured
+            self.pipeline_options["concurrency"] = OperatorConcurrency.FULL
 
     def _run(self, pipeline: Pipeline, images: np.ndarray, views: np.ndarray) -> Batch:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
@@ -133,9 +137,10 @@ class TrainLoader(_Loader):
         self.decoder, self.hardware_decoder_share = decoder, hardware_decoder_share
         self.policy = build_policy(augment)
         self.substitutes = Substitutes(len(images), seed, max_bad_fraction, images.bad)
-        self._build(source=lambda _info: [])  # a mistake in the options shows now, not at the first batch
+        self.build(source=lambda _info: [])  # a mistake in the options shows now, not at the first batch
 
-    def _build(self, source: Source) -> Pipeline:
+    def build(self, source: Source) -> Pipeline:
+        """The pipeline behind the batches, not yet built by DALI, fed by `source`."""
         return build_train_pipeline(
             self.augment,
             source,
@@ -149,8 +154,8 @@ class TrainLoader(_Loader):
             **self.pipeline_options,
         )
 
-    def _build_from(self, first_step: int, last_step: int) -> tuple[Pipeline, ReadAhead]:
-        """A pipeline whose batches are those of the run's steps from first_step, and what feeds it."""
+    def feed(self, first_step: int, last_step: int) -> tuple[Source, ReadAhead]:
+        """What the run's steps from first_step bring to the pipeline, and the reader behind it, to be closed."""
         reader = ReadAhead(self.images, lambda step: self._position(step)[2], last_step)
 
         def source(info: Any) -> list[Any]:
@@ -161,7 +166,12 @@ class TrainLoader(_Loader):
             drawn = draw_inputs(self.augment, self.policy, self.seed, epoch, views, images, self.backend)
             return [reader.take(step), *drawn]
 
-        pipeline = self._build(source)
+        return source, reader
+
+    def _build_from(self, first_step: int, last_step: int) -> tuple[Pipeline, ReadAhead]:
+        """A pipeline whose batches are those of the run's steps from first_step, and what feeds it."""
+        source, reader = self.feed(first_step, last_step)
+        pipeline = self.build(source)
         pipeline.build()
         return pipeline, reader
 

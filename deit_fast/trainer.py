@@ -86,7 +86,7 @@ class Trainer:
         """Trains to the last epoch, or until a signal asks to stop; then everything is saved."""
         try:
             with ExitStack() as stack:
-                self._open(stack)
+                self.open(stack)
                 self._run()
             return self._outcome()
         except RuntimeError as error:
@@ -95,7 +95,7 @@ class Trainer:
             line = advise_on(self.config, self.student, self.precision, self.ranks.device)
             raise RuntimeError(line) from error
 
-    def _open(self, stack: ExitStack) -> None:
+    def open(self, stack: ExitStack) -> None:
         """The run's folder, its log, its watchdog and its signals; each is closed however the run ends."""
         config, state = self.config, self.state
         if self.ranks.is_main:
@@ -139,7 +139,7 @@ class Trainer:
             self._finish_epoch()  # saved at the end of an epoch, whose evaluation may not have been written
         stopped = False
         while state.step < self.last_step and not stopped:
-            stopped = self._train_stretch(batches)
+            stopped = self.train_stretch(batches)
             self._save()
             if state.step % steps_per_epoch == 0:
                 self._finish_epoch()
@@ -147,7 +147,7 @@ class Trainer:
         self.writer.wait()
         self.ranks.barrier()  # none leaves, and ends the group, while the first still writes
 
-    def _train_stretch(self, batches: WaitClock[Batch]) -> bool:
+    def train_stretch(self, batches: WaitClock[Batch]) -> bool:
         """Steps up to the end of the epoch, the next checkpoint within it, or a stop; whether it was a stop."""
         state, config = self.state, self.config
         steps_per_epoch = self.sampler.steps_per_epoch

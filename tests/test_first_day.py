@@ -41,7 +41,7 @@ def test_the_steps_in_order(tmp_path):
     steps = build_steps(plan(tmp_path, device="cuda", devices=8, config="deit_base_distilled", overrides=()))
     benches = ["bench kernels", "bench loader", "bench step", "bench train"]
     names = [step.name for step in steps]
-    assert names == ["doctor", "tests", "images", "tune", *benches, "profile"]
+    assert names == ["doctor", "tests", "images", "tune", *benches, "bench report", "profile"]
     by_name = {step.name: " ".join(step.command) for step in steps}
     assert "--nproc-per-node 8 -m deit_fast bench train --config deit_base_distilled" in by_name["bench train"]
     tuned = str(tmp_path / "tuned.yaml")

@@ -10,7 +10,7 @@ from pages import opened
 
 from deit_fast.benchmarks import loader_stages, peers, step, train
 from deit_fast.benchmarks.report import figures, results
-from deit_fast.benchmarks.report.markdown import RESULTS, rewritten
+from deit_fast.benchmarks.report.markdown import RESULTS, rewritten, write_plots
 from deit_fast.benchmarks.report.page import peak_tflops
 from deit_fast.benchmarks.report.results import gather, read_files
 from deit_fast.benchmarks.report.verdict_text import advice_for, judge
@@ -86,9 +86,9 @@ def test_the_verdict_says_no_more_than_was_measured(judged, good, headline):
 
 def test_the_end_to_end_run_of_the_budgets_model_is_what_counts():
     tiny = train_record(9000, model="deit_tiny_patch16_224")
-    results = gather([train_record(1500), step_record(9.0), tiny])
-    assert results.judged()["bench"] == "train"
-    assert results.judged()["verdict"]["is_budget_model"]
+    found = gather([train_record(1500), step_record(9.0), tiny])
+    assert found.judged()["bench"] == "train"
+    assert found.judged()["verdict"]["is_budget_model"]
 
 
 def test_rows_are_called_as_they_are_written():
@@ -164,6 +164,10 @@ def test_what_is_no_row_is_named(tmp_path, capsys):
     assert "--out FILE.html" in capsys.readouterr().err
 
 
-def test_kept_rows_can_be_read():
+def test_kept_rows_can_be_read_and_drawings_follow_them(tmp_path):
+    """A file may have no rows yet: its table then says that nothing was measured."""
     for path in sorted(RESULTS.glob("*.jsonl")):
-        assert read_files([path]).records
+        assert all(one["bench"] == path.stem.split("-")[0] for one in read_files([path]).records)
+    for text in sorted((ROOT / "docs").glob("*.md")):
+        for drawing in write_plots(text.read_text(), tmp_path):
+            assert drawing.read_text() == (text.parent / drawing.name).read_text()

@@ -15,7 +15,7 @@ from deit_fast.benchmarks.tune.answer import Tried, choose, judge
 from deit_fast.benchmarks.tune.journal import ENDED, Journal
 from deit_fast.benchmarks.tune.loader_workload import LoaderWorkload
 from deit_fast.benchmarks.tune.question import Candidate, CandidateError, Question
-from deit_fast.benchmarks.tune.search import tune
+from deit_fast.benchmarks.tune.search import Search
 from deit_fast.benchmarks.tune.step_workload import StepWorkload
 from deit_fast.benchmarks.tune.teacher_workload import TeacherWorkload
 from deit_fast.cli import main
@@ -67,7 +67,8 @@ def run(path, questions, workload=None, config=None, seconds=60.0, again=False, 
     lines = []
     journal = Journal(path, {"device": "mine"}, measured_with or {}, again)
     workloads = {"sleep": workload or Costs()}
-    chosen = tune(config or Config(), CPU, questions, workloads, journal, time.monotonic() + seconds, lines.append)
+    search = Search(config or Config(), CPU, workloads, journal, time.monotonic() + seconds, lines.append)
+    chosen = search.run(questions)
     return chosen, journal, lines
 
 
@@ -137,6 +138,16 @@ def test_a_candidate_that_ends_the_program_is_left_out_of_the_next_run(tmp_path)
     assert chosen == {"data.prefetch": 4}
     assert f"2 not used: {ENDED}" in lines[0]
     assert run(path, [prefetch_question(6, 2)], again=True)[0] == {"data.prefetch": 2}
+
+
+@pytest.mark.usefixtures("_no_clock")
+def test_a_candidate_that_takes_the_device_with_it_is_left_out_of_the_next_run(tmp_path, monkeypatch):
+    """After an illegal access every call of the process fails."""
+    question, path = prefetch_question(6, 3, 2), tmp_path / "tuned.yaml"
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.device_works", lambda _ranks: False)
+    with pytest.raises(RuntimeError, match=r"3 \(prefetch\) failed and the device with it .*run deit-fast tune again"):
+        run(path, [question])
+    assert run(path, [question])[0] == {"data.prefetch": 2}
 
 
 def test_nothing_correct_is_an_error(tmp_path):

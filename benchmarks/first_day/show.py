@@ -19,18 +19,22 @@ def write_page(steps: list[Step], results: dict[str, Result], environment: dict[
     page = Page("The first day with a GPU", f"{environment['device']}, {environment['cpu_cores']} CPU cores")
     failed = [step.name for step in steps if step.name in results and not results[step.name].held]
     left = [step.name for step in steps if step.name not in results]
-    page.verdict(headline(len(steps), failed, left), not failed if not left else None if not failed else False, [
-        f"{name}: {results[name].text}" for name in failed
-    ])  # fmt: skip
+    good = False if failed else None if left else True
+    page.verdict(headline(len(steps), failed, left), good, [f"{name}: {results[name].text}" for name in failed])
     page.table(
-        ("step", "what it promises", "", "minutes", "what was found"),
+        ("step", "", "minutes", "what it promises"),
         [row(step, results.get(step.name)) for step in steps],
         sortable=False,
     )
-    page.section("The steps", f"Logs, rows and results are in `{folder}`; a step is run again by `--only NAME`.")
+    page.section(
+        "The steps",
+        f"Logs, rows and results are in `{folder}`, the figures as a page in `bench.html`, the profile in "
+        "`profile/report.html`; a step is run again by `--only NAME`.",
+    )
     for step in steps:
         if result := results.get(step.name):
-            page.details(f"{step.name}: {STATES[result.held]}", f"$ {' '.join(step.command)}\n\n{result.tail}")
+            told = f"$ {' '.join(step.command)}\n\n{result.tail}"
+            page.details(f"{step.name} {STATES[result.held]}: {result.text}", told)
     page.section("Measured on")
     page.details("environment", json.dumps(environment, indent=2))
     return page.write(folder / "report.html")
@@ -45,8 +49,8 @@ def headline(count: int, failed: list[str], left: list[str]) -> str:
     return f"All {count} steps held"
 
 
-def row(step: Step, result: Result | None) -> tuple[str, str, str, float | None, str]:
+def row(step: Step, result: Result | None) -> tuple[str, str, float | None, str]:
     """A line of the table."""
     if result is None:
-        return step.name, step.promise, STATES[None], None, ""
-    return step.name, step.promise, STATES[result.held], result.seconds / 60, result.text
+        return step.name, STATES[None], None, step.promise
+    return step.name, STATES[result.held], result.seconds / 60, step.promise

@@ -18,7 +18,7 @@ from ..records import read_records
 Read = Callable[[str], str]
 """The step's output -> what it found, in a line; StepError when it ended well and yet did not hold."""
 PYTHON = [sys.executable, "-m"]
-TESTS = Path("tests")
+TESTS = Path(__file__).parents[2] / "tests"
 
 
 class StepError(RuntimeError):
@@ -75,6 +75,11 @@ def build_steps(plan: Plan) -> list[Step]:
     ]  # fmt: skip
     for what in ("kernels", "loader", "step", "train"):
         steps.append(bench_step(plan, what, [] if what == "kernels" else [*plan.arguments, *use]))
+    figures = plan.out / "bench.html"
+    report = [*verb, "bench", "report", str(plan.rows), "--out", str(figures)]
+    steps.append(
+        Step("bench report", "the figures are one page", report, lambda _output: str(figures.resolve(strict=True)))
+    )
     steps.append(profile_step(plan, verb, use))
     return steps
 

@@ -103,20 +103,21 @@ def contenders(rows: Sequence[Row]) -> Spec:
 
 
 def arithmetic(rows: Sequence[Row], peak_tflops: float) -> Spec:
-    """TFLOP/s of every row that is arithmetic, against the peak: the roof of a roofline."""
+    """The rate of every row that is arithmetic, against the peak: the roof of a roofline. GFLOP/s for small devices."""
+    unit, factor = ("TFLOP/s", 1.0) if peak_tflops >= 1 else ("GFLOP/s", 1e3)
     rates = [(row, row["images_per_second"] * row["tflops_per_image"]) for row in rows if row.get("tflops_per_image")]
     return bars(
         [
             Bar(
                 named(row),
-                rate,
-                f"{format_number(rate)} TFLOP/s, {rate / peak_tflops:.1%}",
+                factor * rate,
+                f"{format_number(factor * rate)} {unit}, {rate / peak_tflops:.1%}",
                 INK if is_total(row) else colour_of(row),
             )
             for row, rate in rates
         ],
-        "TFLOP/s that the mathematics asks for",
-        limit=(peak_tflops, f"peak {format_number(peak_tflops)}"),
+        f"{unit} that the mathematics asks for",
+        limit=(factor * peak_tflops, f"peak {format_number(factor * peak_tflops)}"),
     )
 
 
@@ -133,9 +134,9 @@ def roofline(kernels: Sequence[Row], roof: tuple[float, float] | None) -> Spec:
         for row in kernels
         if row.get("tflop_per_second")
     ]
-    axis = {"type": "quantitative", "scale": {"type": "log", "padding": 16, "nice": False}}
-    x = {**axis, "field": "flop_per_byte", "title": "FLOP a byte"}
-    y = {**axis, "field": "tflop_per_second", "title": "TFLOP/s"}
+    line = roof_line(roof, [point["flop_per_byte"] for point in points]) if roof and points else []
+    x = _log_axis("flop_per_byte", "FLOP a byte", [*points, *line])
+    y = _log_axis("tflop_per_second", "TFLOP/s", [*points, *line])
     layers: list[Spec] = [
         {
             "params": zoom("x", "y"),
@@ -154,22 +155,25 @@ def roofline(kernels: Sequence[Row], roof: tuple[float, float] | None) -> Spec:
             },
         }
     ]
-    if roof is not None and points:
-        layers.append(_roof(roof, [point["flop_per_byte"] for point in points], x, y))
+    if line:
+        dashes = {"type": "line", "color": MUTED, "strokeDash": [5, 4], "clip": True}
+        layers.append({"data": {"values": line}, "mark": dashes, "encoding": {"x": x, "y": y}})
     return {"data": {"values": points}, "height": 320, "layer": layers}
 
 
-def _roof(roof: tuple[float, float], intensities: list[float], x: dict[str, Any], y: dict[str, Any]) -> Spec:
-    """The memory's slope up to the ridge, and the peak behind it."""
+def _log_axis(field: str, title: str, points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """With room at both ends, also when all points have the same value."""
+    values = [point[field] for point in points]
+    scale = {"type": "log", "domain": [min(values) / 2, max(values) * 2], "nice": False}
+    return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": {"gridOpacity": 0.45}}
+
+
+def roof_line(roof: tuple[float, float], intensities: list[float]) -> list[dict[str, float]]:
+    """The memory's slope up to the ridge, and the peak behind it. roof: peak FLOP/s, bytes/s."""
     flops, bandwidth = roof
     ridge = flops / bandwidth
     corners = sorted({min(*intensities, ridge) / 2, ridge, max(*intensities, ridge) * 2})
-    line = [{"flop_per_byte": at, "tflop_per_second": min(flops, at * bandwidth) / 1e12} for at in corners]
-    return {
-        "data": {"values": line},
-        "mark": {"type": "line", "color": MUTED, "strokeDash": [5, 4], "clip": True},
-        "encoding": {"x": x, "y": y},
-    }
+    return [{"flop_per_byte": at, "tflop_per_second": min(flops, at * bandwidth) / 1e12} for at in corners]
 
 
 def step_ms(row: Row) -> list[float]:
@@ -190,7 +194,8 @@ def latency(rows: Sequence[Row]) -> Spec:
         {"what": named(row), "ms": row[f"step_ms_p{p}"], "share": p / 100} for row in rows for p in (50, 95, 99)
     ]
     x = {"field": "ms", "type": "quantitative", "title": "ms a step", "scale": {"zero": False, "padding": 16}}
-    y = {"field": "share", "type": "quantitative", "title": "share", "axis": {"format": "%"}}
+    y = {"field": "share", "type": "quantitative", "title": "share", "scale": {"domain": [0, 1.05], "nice": False}}
+    y["axis"] = {"format": "%", "values": [0, 0.25, 0.5, 0.75, 1]}
     encoding = {
         "x": x,
         "y": y,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
 from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES, REQUIRED_IMAGES_PER_SECOND
@@ -16,7 +15,6 @@ from .results import Results, Row, devices_of, machine, provenance, stages, tota
 from .verdict_text import judge
 
 LATENCY = "Line: the turns, each by the mean of its steps; diamonds: p50, p95 and p99 of single steps."
-COLOURS = "Blue: ours; green: ours, cheaper than the recipe; grey: others."
 ZOOM = "Drag to move, Shift and wheel to zoom, double click to reset."
 
 
@@ -96,15 +94,22 @@ def _throughput(page: Page, records: list[Record]) -> None:
         "Throughput against the budget",
         f"Whatever is left of the dashed line is too slow for its share of {REQUIRED_IMAGES_PER_SECOND:,.1f} images/s.",
     )
-    rows = [row for record in records for row in record["rows"] if figures.is_recipe(row)]
+    found = [row for record in records for row in record["rows"] if figures.is_recipe(row)]
+    rows = list({figures.named(row): row for row in reversed(found)}.values())[::-1]  # a stage by the first that has it
     asked = max(required(record) for record in records)
     page.figure(figures.throughput(rows, asked), f"Medians, with the 20th to 80th percentile of the turns. {ZOOM}")
 
 
 def _loaders(page: Page, record: Record) -> None:
-    page.section("Loaders", "The same images, cores and number of workers, in interleaved turns.")
-    for _, rows in itertools.groupby(record["rows"], key=lambda row: row["workload"]):
-        page.figure(figures.contenders(list(rows)), f"{COLOURS} {record['title']}. {provenance(record)}")
+    page.section(
+        "Loaders",
+        "The same images, cores and number of workers, in interleaved turns. Blue: ours; green: ours, cheaper than the "
+        f"recipe; grey: others. {record['title'][0].upper()}{record['title'][1:]}. {provenance(record)}",
+    )
+    for workload in dict.fromkeys(row["workload"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["workload"] == workload]
+        if len(rows) > 1:  # a stage that nobody else was asked for stands above, against the budget
+            page.figure(figures.contenders(rows), "Medians, with the 20th to 80th percentile of the turns.")
 
 
 def _arithmetic(page: Page, record: Record) -> None:
@@ -139,7 +144,7 @@ def _kernels(page: Page, record: Record) -> None:
         page.figure(figures.roofline(rows, roof), f"{note} {provenance(record)} {ZOOM}")
     headings = ("kernel", "by", "ms", "GB/s", "TFLOP/s", "of the bound")
     keys = ("kernel", "backend", "ms", "gb_per_second", "tflop_per_second", "share_of_bound")
-    page.table(headings, [[row.get(key) for key in keys] for row in rows])
+    page.table(headings, [[row.get(key) or None for key in keys] for row in rows])
 
 
 def _latency(page: Page, record: Record) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 from deit_fast.benchmarks.timing import Timing
 
-from .question import Candidate
-
 MARGIN = 1.02
 """A candidate has to be this many times as fast as the default, or the default stays."""
 AGREEING_ROUNDS = 0.75
@@ -96,8 +94,3 @@ def judge(
     chosen = choose(rounds)
     values = next(candidate.values for candidate in tried if candidate.name == chosen)
     return Answer(question, chosen, values, judged_by, len(default.images), given, tried)
-
-
-def as_tried(candidate: Candidate) -> Tried:
-    """Before it was tried."""
-    return Tried(candidate.name, candidate.values)

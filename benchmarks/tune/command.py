@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
+from deit_fast.benchmarks.options import say
 from deit_fast.benchmarks.photographs import write_photographs
 from deit_fast.benchmarks.step import NUM_CLASSES
 from deit_fast.cli import write_json
@@ -27,7 +27,7 @@ from .journal import Journal
 from .loader_workload import LoaderWorkload
 from .question import Workload
 from .questions import QUESTIONS
-from .search import tune
+from .search import Search
 from .step_workload import StepWorkload
 from .teacher_workload import TeacherWorkload
 
@@ -59,11 +59,6 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--minutes must be above 0, got {chosen.minutes}")
     check_config(config)
     questions = chosen_questions(chosen.only)
-    console = Console(soft_wrap=True)
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
-
     deadline = time.monotonic() + 60 * chosen.minutes
     with process_group(config.runtime.device) as alone:
         if alone.world_size > 1:
@@ -71,8 +66,8 @@ def run(arguments: Sequence[str]) -> int:
         ranks = as_one_of(chosen.processes or processes_here(alone.device), alone)
         journal = open_journal(config, ranks, chosen.out, chosen.again)
         say(f"tuning {config.model.name} for {journal.valid_for['device']}, {ranks.cores} cores -> {journal.path}")
-        values = tune(config, ranks, questions, workloads(config, ranks, say), journal, deadline, say)
-    say_result(journal, values, say)
+        values = Search(config, ranks, workloads(config, ranks), journal, deadline, say).run(questions)
+    say_result(journal, values)
     write_json(chosen.json, {"path": str(journal.path), "chosen": values, "left": journal.left})
     return 0
 
@@ -109,15 +104,15 @@ def open_journal(config: Config, ranks: Ranks, out: str | None, again: bool) -> 
     return journal
 
 
-def workloads(config: Config, ranks: Ranks, say: Any) -> dict[str, Workload]:
+def workloads(config: Config, ranks: Ranks) -> dict[str, Workload]:
     """Those that can be run here; a loader needs images."""
-    images = find_images(config, say)
+    images = find_images(config)
     step = StepWorkload(ranks, max(NUM_CLASSES, 0 if images is None else len(images.classes)))
     found: dict[str, Workload] = {"step": step, "teacher": TeacherWorkload(ranks, NUM_CLASSES)}
     return found if images is None else found | {"loader": LoaderWorkload(ranks, images, step)}
 
 
-def find_images(config: Config, say: Any) -> ImageSet | None:
+def find_images(config: Config) -> ImageSet | None:
     """Those of data.path, or photographs; None, said, when neither is there."""
     if config.data.path:
         return open_images(config.data, "train")
@@ -131,7 +126,7 @@ def find_images(config: Config, say: Any) -> ImageSet | None:
     return open_images(replace(config.data, path=str(folder)), "train")
 
 
-def say_result(journal: Journal, values: dict[str, Any], say: Any) -> None:
+def say_result(journal: Journal, values: dict[str, Any]) -> None:
     """What was chosen, what is left, and where the file is used."""
     text = " ".join(f"--{key} {as_text(value)}" for key, value in values.items())
     say(f"chosen: {text or 'nothing'}")
