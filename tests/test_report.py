@@ -9,7 +9,7 @@ from bench_records import kernels_record, loader_record, record, row, step_recor
 from pages import opened
 
 from deit_fast.benchmarks import loader_stages, peers, step, train
-from deit_fast.benchmarks.report import figures, results
+from deit_fast.benchmarks.report import figures, results, roofline
 from deit_fast.benchmarks.report.markdown import RESULTS, rewritten, write_plots
 from deit_fast.benchmarks.report.page import peak_tflops
 from deit_fast.benchmarks.report.results import gather, read_files
@@ -115,7 +115,7 @@ def test_the_waterfall_ends_where_the_stages_add_up():
 
 def test_the_roof_is_the_data_sheets_and_the_peak_that_of_the_mfu():
     assert peak_tflops(step_record()) == pytest.approx(138.0)
-    spec = figures.roofline(kernels_record()["rows"][:2], (989e12, 3.35e12))
+    spec = roofline.roofline(kernels_record()["rows"][:2], (989e12, 3.35e12))
     ridge = spec["layer"][1]["data"]["values"][1]
     assert ridge == {"flop_per_byte": pytest.approx(295.2, abs=0.1), "tflop_per_second": pytest.approx(989)}
     assert spec["data"]["values"][0]["flop_per_byte"] == pytest.approx(175)
@@ -140,6 +140,15 @@ def test_a_table_follows_its_rows(tmp_path):
     assert "9,999" not in text
     assert "text 7" in text
     assert rewritten(text, "README.md", tmp_path) == text
+
+
+def test_turns_too_short_for_a_cpu_time_have_none(tmp_path):
+    rows = [row("decode", name, [10.0, 11.0], cpu_ms=None) for name in ("deit_fast", "timm")]
+    write_rows(tmp_path / "loader.jsonl", record("loader", rows))
+    write_rows(tmp_path / "step.jsonl", record("step", rows))
+    text = "".join(f"<!-- rows: {name} -->\n<!-- /rows -->\n" for name in ("loader", "step"))
+    assert "| timm | 10 (-) |" in rewritten(text, "README.md", tmp_path)
+    assert figures.contenders(rows)["data"]["values"][0]["text"] == "10 images/s"
 
 
 @pytest.mark.parametrize(

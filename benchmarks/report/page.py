@@ -10,7 +10,7 @@ from deit_fast.page.page import format_number
 
 from ..records import Record
 from ..speed_of_light import GPUS
-from . import figures
+from . import figures, roofline
 from .results import Results, Row, devices_of, machine, provenance, stages, totals
 from .verdict_text import judge
 
@@ -120,7 +120,7 @@ def _arithmetic(page: Page, record: Record) -> None:
         "How much of the arithmetic is reached",
         "images/s x FLOPs of an image (2 a multiply-add), against the peak of the devices in the run's precision.",
     )
-    page.figure(figures.arithmetic(record["rows"], peak), f"{record['title']}. {provenance(record)} {ZOOM}")
+    page.figure(roofline.arithmetic(record["rows"], peak), f"{record['title']}. {provenance(record)} {ZOOM}")
 
 
 def peak_tflops(record: Record) -> float | None:
@@ -141,7 +141,7 @@ def _kernels(page: Page, record: Record) -> None:
     if any(row.get("tflop_per_second") for row in rows):
         roof = None if gpu is None else (gpu.bf16_flops, gpu.hbm_bytes_per_second)
         note = "Dashed: the data sheet's roof." if roof else "No roof: its bandwidth is not known."
-        page.figure(figures.roofline(rows, roof), f"{note} {provenance(record)} {ZOOM}")
+        page.figure(roofline.roofline(rows, roof), f"{note} {provenance(record)} {ZOOM}")
     headings = ("kernel", "by", "ms", "GB/s", "TFLOP/s", "of the bound")
     keys = ("kernel", "backend", "ms", "gb_per_second", "tflop_per_second", "share_of_bound")
     page.table(headings, [[row.get(key) or None for key in keys] for row in rows])
