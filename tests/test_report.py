@@ -11,7 +11,7 @@ from pages import opened
 from deit_fast.benchmarks import loader_stages, peers, step, train
 from deit_fast.benchmarks.report import figures, results, roofline
 from deit_fast.benchmarks.report.markdown import RESULTS, rewritten, write_plots
-from deit_fast.benchmarks.report.page import peak_tflops
+from deit_fast.benchmarks.report.page import build_page, peak_tflops
 from deit_fast.benchmarks.report.results import gather, read_files
 from deit_fast.benchmarks.report.verdict_text import advice_for, judge
 from deit_fast.cli import main
@@ -89,6 +89,13 @@ def test_the_end_to_end_run_of_the_budgets_model_is_what_counts():
     found = gather([train_record(1500), step_record(9.0), tiny])
     assert found.judged()["bench"] == "train"
     assert found.judged()["verdict"]["is_budget_model"]
+
+
+def test_a_later_run_of_another_model_does_not_take_the_verdicts_place():
+    tiny = step_record(verdict=verdict(3000.0, model="deit_tiny_patch16_224"), time="2026-11-30T00:00:00+00:00")
+    page = build_page(gather([step_record(title="the budget's step"), tiny])).html()
+    assert "Measured: the budget&#x27;s step." in page
+    assert page.count("the budget&#x27;s step. 8 x Made-up GPU") >= 2  # waterfall and arithmetic are of the same call
 
 
 def test_rows_are_called_as_they_are_written():

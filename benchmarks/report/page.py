@@ -8,6 +8,7 @@ from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES, REQUIRED_IMAGES_PER_SE
 from deit_fast.page import Page
 from deit_fast.page.page import format_number
 
+from ..accuracy.show import add_to_page
 from ..records import Record
 from ..speed_of_light import GPUS
 from . import figures, roofline
@@ -25,11 +26,12 @@ def build_page(results: Results) -> Page:
     page.verdict(**judge(judged)._asdict())
     if judged:
         page.cards(_cards(judged))
-    if step := results.latest("train", "step"):
+    step, loader = judged or results.latest("train", "step"), results.latest("loader")
+    if step:
         _stages(page, step)
-    if any_rows := [record for bench in ("train", "step", "loader") if (record := results.latest(bench))]:
-        _throughput(page, any_rows)
-    if loader := results.latest("loader"):
+    if measured := [record for record in (step, loader) if record]:
+        _throughput(page, measured)
+    if loader:
         _loaders(page, loader)
     if step:
         _arithmetic(page, step)
@@ -37,12 +39,9 @@ def build_page(results: Results) -> Page:
         _kernels(page, kernels)
     if step:
         _latency(page, step)
-    if any_rows:
-        _memory(page, any_rows)
-        _history(page, results)
+    _memory(page, measured)
+    _history(page, results)
     if accuracy := results.latest("accuracy"):
-        from ..accuracy.show import add_to_page
-
         add_to_page(page, accuracy)
     _sources(page, results)
     return page
