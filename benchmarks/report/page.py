@@ -63,8 +63,8 @@ def _cards(record: Record) -> list[tuple[str, str, str]]:
     mfu, half = verdict.get("mfu"), verdict.get("days_at_half_of_peak")
     return [
         (
-            "measured",
-            f"{format_number(float(verdict['measured_images_per_second']))} images/s",
+            "images/s measured",
+            format_number(float(verdict["measured_images_per_second"])),
             f"{format_number(float(verdict['measured_per_device']))} on each of {verdict['devices']}",
         ),
         ("300 epochs", f"{verdict['projected_days']:,.1f} days", f"the budget is {BUDGET_DAYS:g}"),
