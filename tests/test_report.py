@@ -9,9 +9,9 @@ from bench_records import kernels_record, loader_record, record, row, step_recor
 from pages import opened
 
 from deit_fast.benchmarks import loader_stages, peers, step, train
-from deit_fast.benchmarks.report import figures, results
+from deit_fast.benchmarks.report import figures, results, roofline
 from deit_fast.benchmarks.report.markdown import RESULTS, rewritten, write_plots
-from deit_fast.benchmarks.report.page import peak_tflops
+from deit_fast.benchmarks.report.page import build_page, peak_tflops
 from deit_fast.benchmarks.report.results import gather, read_files
 from deit_fast.benchmarks.report.verdict_text import advice_for, judge
 from deit_fast.cli import main
@@ -47,7 +47,7 @@ def test_the_page_shows_the_rows(chromium, report, width_px, scheme):
             "The budget is missed: 412.0 of 1,482.8 images/s, 3.60 times too slow"
         )
         assert "deit-fast teacher-cache" in page.locator(".verdict li").first.inner_text()
-        assert page.locator(".card strong").first.inner_text() == "412.0 images/s"
+        assert page.locator(".card strong").first.inner_text() == "412.0"
         plots = page.locator("figure .plot")
         ms = [1e3 / one["images_per_second"] for one in step_record()["rows"]]
         waterfall = plots.nth(0).locator("path[aria-roledescription=bar]")
@@ -91,6 +91,13 @@ def test_the_end_to_end_run_of_the_budgets_model_is_what_counts():
     assert found.judged()["verdict"]["is_budget_model"]
 
 
+def test_a_later_run_of_another_model_does_not_take_the_verdicts_place():
+    tiny = step_record(verdict=verdict(3000.0, model="deit_tiny_patch16_224"), time="2026-11-30T00:00:00+00:00")
+    page = build_page(gather([step_record(title="the budget's step"), tiny])).html()
+    assert "Measured: the budget&#x27;s step." in page
+    assert page.count("the budget&#x27;s step. 8 x Made-up GPU") >= 2  # waterfall and arithmetic are of the same call
+
+
 def test_rows_are_called_as_they_are_written():
     assert results.LOADER_STAGES == (loader_stages.READ, loader_stages.DECODE, peers.CROP, peers.FULL)
     assert results.STEP_STAGES == step.PARTS
@@ -115,7 +122,7 @@ def test_the_waterfall_ends_where_the_stages_add_up():
 
 def test_the_roof_is_the_data_sheets_and_the_peak_that_of_the_mfu():
     assert peak_tflops(step_record()) == pytest.approx(138.0)
-    spec = figures.roofline(kernels_record()["rows"][:2], (989e12, 3.35e12))
+    spec = roofline.roofline(kernels_record()["rows"][:2], (989e12, 3.35e12))
     ridge = spec["layer"][1]["data"]["values"][1]
     assert ridge == {"flop_per_byte": pytest.approx(295.2, abs=0.1), "tflop_per_second": pytest.approx(989)}
     assert spec["data"]["values"][0]["flop_per_byte"] == pytest.approx(175)
@@ -140,6 +147,15 @@ def test_a_table_follows_its_rows(tmp_path):
     assert "9,999" not in text
     assert "text 7" in text
     assert rewritten(text, "README.md", tmp_path) == text
+
+
+def test_turns_too_short_for_a_cpu_time_have_none(tmp_path):
+    rows = [row("decode", name, [10.0, 11.0], cpu_ms=None) for name in ("deit_fast", "timm")]
+    write_rows(tmp_path / "loader.jsonl", record("loader", rows))
+    write_rows(tmp_path / "step.jsonl", record("step", rows))
+    text = "".join(f"<!-- rows: {name} -->\n<!-- /rows -->\n" for name in ("loader", "step"))
+    assert "| timm | 10 (-) |" in rewritten(text, "README.md", tmp_path)
+    assert figures.contenders(rows)["data"]["values"][0]["text"] == "10 images/s"
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,12 @@ def loader_table(record: Record) -> str:
 
 def speed_and_cost(row: Row) -> str:
     """`1,735 (1.11)`"""
-    return f"{row['images_per_second']:,.0f} ({row['cpu_ms_per_image']:.2f})"
+    return f"{row['images_per_second']:,.0f} ({cost(row)})"
+
+
+def cost(row: Row) -> str:
+    """CPU-ms an image; turns may be too short to tell."""
+    return DASH if row["cpu_ms_per_image"] is None else f"{row['cpu_ms_per_image']:,.2f}"
 
 
 def step_table(record: Record) -> str:
@@ -97,7 +102,7 @@ def step_table(record: Record) -> str:
             row["workload"] if row["name"] == "deit_fast" else f"{row['workload']}, {row['name']}",
             f"{row['images_per_second']:,.1f}",
             f"{row['images_per_second_p20']:,.1f} - {row['images_per_second_p80']:,.1f}",
-            f"{row['cpu_ms_per_image']:,.2f}",
+            cost(row),
             DASH if row["mfu"] is None else f"{row['mfu']:.1%}",
         ]
         for row in record["rows"]
