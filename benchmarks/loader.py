@@ -17,7 +17,7 @@ from deit_fast.precision import choose_precision
 
 from .loader_stages import DECODE, READ, count_images, our_train_turn, stage_turn
 from .memory import MemoryMeter
-from .peers import CROP, FULL, VALIDATION, peer_turn
+from .peers import CROP, FULL, PEERS, VALIDATION, peer_turn, shown_name
 from .timing import OURS, Contender, Prepare, Timings, time_in_turns
 
 WORKLOADS = (READ, DECODE, CROP, FULL, VALIDATION)
@@ -89,8 +89,9 @@ def time_loader(
             ours, val_images, ranks, precision, batches_per_turn
         )
     for peer in against:
-        for workload, images in ((CROP, train_images), (FULL, train_images), (VALIDATION, val_images)):
-            contenders[Contender(workload, peer)] = peer_turn(
+        for workload in PEERS[peer].workloads:
+            images = val_images if workload == VALIDATION else train_images
+            contenders[Contender(workload, shown_name(peer))] = peer_turn(
                 peer,
                 workload,
                 config,

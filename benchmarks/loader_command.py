@@ -25,7 +25,7 @@ PHOTOGRAPHS = Path("runs/bench/photographs")
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
-    parser = measuring_parser("loader", turns=5)
+    parser = measuring_parser("loader")
     parser.add_argument("--images", type=int, default=640, help="images that are made when data.path is not given")
     parser.add_argument("--images-per-turn", type=int, default=512, help="images of one turn")
     parser.add_argument("--against", default="", metavar="PEER,PEER", help=f"of {', '.join(PEERS)}: in the same turns")

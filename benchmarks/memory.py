@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from deit_fast.memory import bytes_besides_torch
+
 from .process_tree import peak_memory_bytes, reset_peak_memory
 
 
@@ -30,7 +32,7 @@ class MemoryMeter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.before_loaders = self._besides_torch() if device.type == "cuda" else 0
+        self.before_loaders = bytes_besides_torch(device) if device.type == "cuda" else 0
 
     def reset(self) -> None:
         """A turn begins."""
@@ -42,9 +44,5 @@ class MemoryMeter:
         """The peaks since the turn began."""
         if self.device.type != "cuda":
             return PeakMemory(process=peak_memory_bytes())
-        dali = max(0, self._besides_torch() - self.before_loaders)
+        dali = max(0, bytes_besides_torch(self.device) - self.before_loaders)
         return PeakMemory(torch.cuda.max_memory_allocated(self.device), dali, peak_memory_bytes())
-
-    def _besides_torch(self) -> int:
-        free, total = torch.cuda.mem_get_info(self.device)
-        return total - free - torch.cuda.memory_reserved(self.device)

@@ -28,9 +28,29 @@ def cpu_seconds() -> float:
 
     Linux tells it in microseconds for ourselves, in 1/100 s for others that live.
     """
+    return _own_seconds() + _seconds_below()
+
+
+class Stopwatch:
+    """Wall and CPU time of what comes between its making and `read`; its own walks through /proc are in neither."""
+
+    def __init__(self) -> None:
+        self.cpu_below = _seconds_below()
+        self.cpu_own, self.wall = _own_seconds(), time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds by the wall's clock, and of CPU time by `cpu_seconds`."""
+        wall, cpu_own = time.perf_counter() - self.wall, _own_seconds() - self.cpu_own
+        return wall, cpu_own + _seconds_below() - self.cpu_below
+
+
+def _own_seconds() -> float:
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    living = sum(process.ticks for process in below(os.getpid())) / os.sysconf("SC_CLK_TCK")
-    return time.process_time() + ended.ru_utime + ended.ru_stime + living
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+def _seconds_below() -> float:
+    return sum(process.ticks for process in below(os.getpid())) / os.sysconf("SC_CLK_TCK")
 
 
 def reset_peak_memory() -> None:

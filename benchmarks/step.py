@@ -8,7 +8,7 @@ import torch
 
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.loader import Batch
-from deit_fast.data import image_dtype
+from deit_fast.data import image_dtype, kernel_normalizes
 from deit_fast.losses import Output
 from deit_fast.mixing import MixedLabels
 from deit_fast.step import TrainStep
@@ -31,14 +31,18 @@ WHOLE_CACHED = f"{WHOLE}, cached labels"
 
 
 def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype, num_classes: int = NUM_CLASSES) -> Batch:
-    """A batch as the loader gives it: channels-last images of normal noise, and labels.
+    """A batch as the loader gives it: channels-last images of noise, and labels.
 
-    `data.image_dtype` is the loader's.
+    dtype: that of the loader's images (data.image_dtype; uint8 where a kernel normalises them).
     """
     count = config.runtime.batch_size_per_device * config.runtime.accumulate_steps
     size = config.model.image_size_px
     generator = torch.Generator().manual_seed(config.runtime.seed)
-    images = torch.randn(count, 3, size, size, generator=generator).to(dtype)
+    shape = (count, 3, size, size)
+    if dtype == torch.uint8:
+        images = torch.randint(256, shape, dtype=dtype, generator=generator)
+    else:
+        images = torch.randn(shape, generator=generator).to(dtype)
     labels = torch.randint(num_classes, (count,), generator=generator)
     return Batch(
         images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device), torch.arange(count)
@@ -47,7 +51,8 @@ def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype, nu
 
 def batch_of(parts: Assembled) -> Batch:
     """The synthetic batch of a run's parts."""
-    return synthetic_batch(parts.config, parts.ranks.device, image_dtype(parts.precision), len(parts.state.classes))
+    dtype = torch.uint8 if kernel_normalizes(parts.config) else image_dtype(parts.precision)
+    return synthetic_batch(parts.config, parts.ranks.device, dtype, len(parts.state.classes))
 
 
 def step_works(parts: Assembled, batch: Batch) -> dict[Contender, Work]:

@@ -10,7 +10,7 @@ from deit_fast.distributed import Ranks, process_group
 
 from .assembled import Assembled, assemble
 from .memory import MemoryMeter
-from .options import Options, measuring_parser, parse_measuring, publish, say
+from .options import MANY_STEPS, Options, measuring_parser, parse_measuring, publish, say
 from .records import build_record, rows_of
 from .step import CLASSES, WHOLE, WHOLE_CACHED, batch_of, step_works
 from .step_verdict import as_record, judge, lines, step_stages
@@ -22,9 +22,9 @@ from .work import MATRIX, matrix_work, time_work
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
-    parser = measuring_parser("step", turns=5)
+    parser = measuring_parser("step")
     parser.add_argument("--against", default="", metavar="timm", help="timm's model in a plain loop, in the same turns")
-    config, options = parse_measuring(parser, arguments, "deit_tiny_distilled")
+    config, options = parse_measuring(parser, arguments, "deit_tiny_distilled", on_gpu=MANY_STEPS)
     if options.against not in ("", TIMM):
         raise ValueError(f"--against {options.against}: the step is measured against {TIMM}")
     with process_group(config.runtime.device) as ranks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,7 +13,7 @@ import torch
 from deit_fast.distributed import Ranks
 
 from .memory import MemoryMeter, PeakMemory
-from .process_tree import cpu_seconds
+from .process_tree import Stopwatch
 
 Turn = Callable[[], int]
 """Does one turn of work and returns how many images went through on this rank."""
@@ -142,11 +141,11 @@ def _take_turn(prepare: Prepare, timing: Timing, ranks: Ranks | None, meter: Mem
     meter.reset()
     if ranks is not None:
         ranks.barrier()
-    start, cpu = time.perf_counter(), cpu_seconds()
+    stopwatch = Stopwatch()
     images = turn()
     if ranks is not None:
         ranks.barrier()
-    seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+    seconds, cpu = stopwatch.read()
     memory = meter.read()
     if isinstance(turn, LeavesWork):
         turn.finish()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from deit_fast.config import Config
 from deit_fast.config_file import config_as_dict
@@ -18,11 +16,12 @@ from .loader_stages import bytes_per_image, loader_stages, loader_works
 from .memory import MemoryMeter
 from .options import Options, measuring_parser, parse_measuring, publish, say
 from .records import build_record, rows_of
-from .step import WHOLE, batch_of, step_works
+from .stalls import scaling, scaling_lines, stall, stall_lines
+from .step import batch_of, step_works
 from .step_verdict import as_record, judge, lines, step_stages
 from .timing import OURS, Contender, Timing, Timings
 from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
-from .train_peers import official_works, parse_against
+from .train_peers import official_programs, parse_against, shares
 from .verdict import Teacher
 from .work import MATRIX, Work, matrix_work, time_work
 
@@ -34,7 +33,7 @@ LEAD_IN_STEPS = {"cpu": 1, "cuda": 11}
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
-    parser = measuring_parser("train", turns=5)
+    parser = measuring_parser("train")
     parser.add_argument(
         "--steps-per-turn", type=int, help="steps of an end-to-end turn; default: 50 on a GPU, 2 on a CPU"
     )
@@ -61,14 +60,18 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
     works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
     runs, whole = end_to_end_works(parts, images, steps)
     works |= whole
-    if against is not None:
-        works |= official_works(against, config, ranks, images, steps)
-    timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)
+    programs = {} if against is None else official_programs(against, config, ranks, images, steps)
+    works |= {name: Work(program, parts.step_flops(parts.teacher)) for name, program in programs.items()}
+    try:
+        timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)
+    finally:
+        for program in programs.values():
+            program.close()
 
     lanes = ("cores", "cores") if ranks.device.type == "cpu" else ("loader", "device")
     stages = loader_stages(timings, lanes[0]) + step_stages(timings, lanes[1])
     verdicts = judge(measured(timings, parts), stages, parts)
-    stalls = {name: stall(run, timings, name) for name, run in runs.items()}
+    stalls = {name: stall(run.wait_seconds, timings, name) for name, run in runs.items()}
     record = build_record(
         "train",
         f"{config.model.name} from JPEG to updated weights, batch {config.runtime.batch_size_per_device} x "
@@ -80,6 +83,7 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
         scaling=scaling(timings, ranks),
         stalls=stalls,
         bytes_per_image=bytes_per_image(images),
+        official_shares=shares(programs),
     )
     publish(record, timings, ranks, options)
     if ranks.is_main:
@@ -113,48 +117,3 @@ def measured(timings: Timings, parts: Assembled) -> dict[Teacher, Timing]:
     if (cached := timings.get(Contender(END_TO_END_CACHED, OURS))) is not None:
         found["cached"] = cached
     return found
-
-
-def stall(run: EndToEnd, timings: Timings, name: str) -> dict[str, float]:
-    """How long the steps waited for the loader, and their speed as a share of the same step's on synthetic images."""
-    timing = timings[Contender(name, OURS)]
-    alone = timings[Contender(name.replace(END_TO_END, WHOLE), OURS)]
-    turns = len(timing.seconds)
-    return {
-        "data_wait_fraction": sum(run.wait_seconds[-turns:]) / sum(timing.seconds),
-        "of_synthetic": alone.wall_ms / timing.wall_ms,
-    }
-
-
-def stall_lines(stalls: dict[str, dict[str, float]]) -> list[str]:
-    """In words."""
-    return [
-        f"{name}: {figures['of_synthetic']:.0%} of the same step on synthetic images; the host waited for the loader "
-        f"{figures['data_wait_fraction']:.0%} of the time"
-        for name, figures in stalls.items()
-    ]
-
-
-def scaling(timings: Timings, ranks: Ranks) -> dict[str, Any] | None:
-    """Speed of all devices over that many times one alone, round by round; None for a single device."""
-    if ranks.world_size == 1:
-        return None
-    together, alone = (timings[Contender(name, OURS)].speeds for name in (END_TO_END, ALONE))
-    efficiency = [a / (ranks.world_size * b) for a, b in zip(together, alone, strict=True)]
-    return {
-        "devices": ranks.world_size,
-        "efficiency": statistics.median(efficiency),
-        "efficiency_min": min(efficiency),
-        "efficiency_max": max(efficiency),
-    }
-
-
-def scaling_lines(figures: dict[str, Any] | None) -> list[str]:
-    """In words."""
-    if figures is None:
-        return []
-    return [
-        f"scaling efficiency {figures['efficiency']:.1%} ({figures['efficiency_min']:.1%} - "
-        f"{figures['efficiency_max']:.1%}) = images/s of {figures['devices']} devices / ({figures['devices']} x "
-        "images/s of one alone, in the same turns)"
-    ]

@@ -6,10 +6,12 @@ from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.distributed import Ranks
 
+from .official import official_contender
+from .steady_program import SteadyProgram
 from .timing import Contender
 from .train import END_TO_END
-from .work import Work
 
+Programs = dict[Contender, SteadyProgram]
 OFFICIAL, OFFICIAL_BF16 = "deit main.py", "deit main.py, bf16 autocast added"
 
 
@@ -23,18 +25,22 @@ def parse_against(text: str) -> str | None:
     return directory
 
 
-def official_works(directory: str, config: Config, ranks: Ranks, images: ImageSet, steps: int) -> dict[Contender, Work]:
+def official_programs(directory: str, config: Config, ranks: Ranks, images: ImageSet, steps: int) -> Programs:
     """The official program as it stands, and with the CPU's bf16 autocast added; ValueError under torchrun."""
     if ranks.world_size > 1 or ranks.device.type != "cpu":
         raise ValueError("--against deit=DIR is measured on one CPU process: leave torchrun away, --runtime.device cpu")
-    from .official import official_contender
-
     workers = config.data.num_threads or ranks.cores
     return {
-        Contender(END_TO_END, name): Work(
-            official_contender(
-                directory, config, images, workers=workers, steps_per_turn=steps, bf16_autocast=bf16_autocast
-            )
+        Contender(END_TO_END, name): official_contender(
+            directory, config, images, workers=workers, steps_per_turn=steps, bf16_autocast=bf16_autocast
         )
         for name, bf16_autocast in ((OFFICIAL, False), (OFFICIAL_BF16, True))
+    }
+
+
+def shares(programs: Programs) -> dict[str, dict[str, float]]:
+    """Of each program's last turn: its parts' shares of the wall time, by its own clock; the student has the rest."""
+    return {
+        contender.name: {part: seconds / program.parts["whole"] for part, seconds in program.parts.items()}
+        for contender, program in programs.items()
     }

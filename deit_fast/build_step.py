@@ -127,10 +127,10 @@ def live_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str)
 
 def figures_of(config: Config, student: nn.Module, teacher: TeacherLike, ranks: Ranks) -> Figures:
     """What turns images/s into utilisation; counted only where the device's peak is known."""
-    peak = peak_flops(ranks.device)
+    peak, distilled = peak_flops(ranks.device), config.distill.kind != "none"
     if peak is None or not ranks.is_main:
-        return Figures(ranks.world_size, 0.0, None)
+        return Figures(ranks.world_size, 0.0, None, distilled)
     flops = 3.0 * forward_flops(student, config.model.image_size_px)  # a backward is two forwards
     if isinstance(teacher, Teacher):
         flops += forward_flops(teacher.model, teacher.image_size_px or config.model.image_size_px)
-    return Figures(ranks.world_size, flops, peak)
+    return Figures(ranks.world_size, flops, peak, distilled)

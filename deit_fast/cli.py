@@ -17,8 +17,9 @@ deit-fast VERB [options]
   demo    trains a teacher and a distilled student on a small real data set; a few minutes on 2 CPU cores
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
-  bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm;
-          bench accuracy: the recipe's claims in small; bench report ROWS.jsonl --out FILE.html: all of it as one page
+  bench   deit-fast bench loader|step|train|kernels: images/s of every stage against the budget, times of kernels;
+          parity with timm; accuracy: the recipe's claims in small; compare A B: what differs beyond noise between two
+          runs; report ROWS.jsonl --out FILE.html: all of it as one page
   tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
   doctor  deit-fast doctor --config RECIPE --data.path DIR: what would go wrong in the next days, and its mend
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set

@@ -23,6 +23,8 @@ from .mixing import MixedLabels
 
 Output = Tensor | tuple[Tensor, Tensor]
 Loss = Callable[[Output, MixedLabels, Tensor | None], Tensor]
+DistillationPart = Callable[[Output, Tensor | None], Tensor | float]
+"""(student output, the teacher's answer) -> alpha times the distillation loss, detached; 0 without distillation."""
 
 
 def full_precision(logits: Tensor) -> Tensor:
@@ -158,6 +160,23 @@ def build_distillation_loss(distill: DistillConfig) -> Callable[[Tensor, Tensor]
             soft_distillation_loss, temperature=distill.temperature, normalization=distill.soft_normalization
         )
     return hard_distillation_loss if distill.label_cache is None else cached_distillation_loss
+
+
+def build_distillation_part(distill: DistillConfig) -> DistillationPart:
+    """The part of the loss that is the teacher's, for the log; what is left of the loss is the labels' part.
+
+    Computed apart from the loss, which may be one kernel that gives the sum alone: [B, C] once more, without gradient.
+    """
+    if distill.kind == "none":
+        return lambda _output, _answer: 0.0
+    on_teacher = build_distillation_loss(distill)
+
+    def part(output: Output, answer: Tensor | None) -> Tensor:
+        assert isinstance(output, tuple)
+        assert answer is not None
+        return distill.alpha * on_teacher(output[1].detach(), answer)
+
+    return part
 
 
 def _single(output: Output) -> Tensor:

@@ -68,6 +68,42 @@ def advice(batch_size: int, accumulate_steps: int, fits: int, group_size: int) -
     )
 
 
+def bytes_besides_torch(device: torch.device) -> int:
+    """What is used of a CUDA device, and not by torch's allocator."""
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free - torch.cuda.memory_reserved(device)
+
+
+class DeviceMemory:
+    """GiB on a device, torch's and DALI's apart; None on a CPU. Make it before a loader is built.
+
+    DALI has no count of its own pools. What is used besides torch, and was not when this was made, is theirs, and that
+    of kernels which the driver loads at their first use; what was there already is the CUDA context's, NCCL's and that
+    of other processes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before_loader = bytes_besides_torch(device) if device.type == "cuda" else 0
+
+    @property
+    def torch_gib(self) -> float | None:
+        """Most that torch's allocator held so far."""
+        return torch.cuda.max_memory_reserved(self.device) / 2**30 if self.device.type == "cuda" else None
+
+    @property
+    def dali_gib(self) -> float | None:
+        """DALI's pools now; they grow and do not shrink."""
+        if self.device.type != "cuda":
+            return None
+        return max(0, bytes_besides_torch(self.device) - self.before_loader) / 2**30
+
+    @property
+    def other_gib(self) -> float | None:
+        """What neither of the two uses."""
+        return self.before_loader / 2**30 if self.device.type == "cuda" else None
+
+
 def advise_on(config: Config, model: nn.Module, precision: str, device: torch.device) -> str:
     """The line for a run that ran out of memory. On a CPU, whose memory is shared with others, without a prediction."""
     runtime = config.runtime

@@ -22,7 +22,7 @@ from .config import Config
 from .drop_path import draw_drop_path_scale, draw_kept_samples
 from .ema import Ema
 from .guard import GradientGuard
-from .losses import Loss
+from .losses import Loss, build_distillation_part
 from .mixing import MixedLabels
 from .model import DeiT
 from .precision import autocast
@@ -100,6 +100,7 @@ class TrainStep:
         self.optimizer, self.scaler, self.precision, self.device = optimizer, scaler, precision, device
         self.randomness = student_randomness(model, config, device, rank)
         self.ask_teacher: Ask = build_ask(teacher, device)
+        self.distillation_part = build_distillation_part(config.distill)
         teacher_looks = teacher is not no_teacher and not isinstance(teacher, LabelReader)
         self.mix = build_prepare(config, model, teacher_looks=teacher_looks, precision=precision)
         self.guard = GradientGuard(list(model.parameters()), optimizer, scaler, config.optim.clip_grad_norm)
@@ -114,6 +115,7 @@ class TrainStep:
         answer = self.ask_teacher(mixed.teacher, batch.views, step)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
+        distillation: Tensor | float = 0.0
         for part, gradients_stay_local in self.parts:
             with gradients_stay_local():
                 output = self.forward(mixed.student[part], batch.views[part], step)
@@ -121,7 +123,8 @@ class TrainStep:
                 loss = self.loss(output, part_labels, answer(part)) / len(self.parts)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-        loss = self.guard.apply(step, total, batch.views)
+            distillation += self.distillation_part(output, answer(part)) / len(self.parts)
+        loss = self.guard.apply(step, total, batch.views, distillation)
         self.update_ema()
         return loss
 

@@ -24,7 +24,7 @@ from .distributed import Ranks
 from .evaluate import Scores, evaluate
 from .interrupt import StopVote, catch_stop_signals
 from .live import LiveLine
-from .memory import advise_on, is_out_of_memory
+from .memory import DeviceMemory, advise_on, is_out_of_memory
 from .metrics import EpochSums, JsonLines, WaitClock
 from .optim import scaled_lr
 from .precision import choose_precision
@@ -133,6 +133,7 @@ class Trainer:
 
     def _run(self) -> None:
         state, steps_per_epoch = self.state, self.sampler.steps_per_epoch
+        self.memory = DeviceMemory(self.ranks.device)
         batches = WaitClock(self.train_loader.batches(state.step, self.last_step))
         if state.step and state.step % steps_per_epoch == 0:
             self._finish_epoch()  # saved at the end of an epoch, whose evaluation may not have been written
@@ -178,11 +179,13 @@ class Trainer:
         """Reads losses and norms, which waits for the device, and adds the stretch of steps to the epoch's sums."""
         records = self.train_step.guard.take()
         replaced = loss.new_tensor(self.train_loader.substitutes.take_replaced())
-        total, replaced_views = self.ranks.sum(torch.stack([loss, replaced])).tolist()
-        stretch.loss, stretch.replaced_views = total / self.ranks.world_size, int(replaced_views)
+        skipped = [record for record in records if record.skipped]
+        distillation = loss.new_tensor(sum(record.distillation_loss for record in records if not record.skipped))
+        sums = self.ranks.sum(torch.stack([loss, distillation, replaced])).tolist()
+        stretch.loss, stretch.distillation_loss = (value / self.ranks.world_size for value in sums[:2])
+        stretch.replaced_views = int(sums[2])
         stretch.images = stretch.steps * self.state.global_batch_size
         stretch.data_wait_seconds = batches.take()
-        skipped = [record for record in records if record.skipped]
         stretch.skipped_steps = len(skipped)
         self.state.sums.add(stretch)
         self.total.add(stretch)
@@ -190,7 +193,7 @@ class Trainer:
             write_skipped(self.folder, self.ranks.rank, record, self._images_of(record.step, record.views))
         row = build_row(
             self.state.step, self.epoch, self.state.optimizer.param_groups[0]["lr"], stretch,
-            records[-1].gradient_norm, self.log.figures, self.ranks.device,
+            records[-1].gradient_norm, self.log.figures, self.memory,
             self.state.sums.skipped_steps,
         )  # fmt: skip
         self.log.add(row)
@@ -226,6 +229,7 @@ class Trainer:
             "epoch": epoch,
             "step": state.step,
             "loss": sums.mean_loss,
+            "distillation_loss": sums.mean_distillation_loss,
             "lr": state.optimizer.param_groups[0]["lr"],
             "images_per_second": sums.images_per_second,
             "data_wait_fraction": sums.data_wait_fraction,

@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
@@ -14,21 +15,14 @@ import pytest
 import torch
 
 from deit_fast.benchmarks.assembled import assemble
-from deit_fast.benchmarks.peers import (
-    CROP,
-    FULL,
-    PEERS,
-    VALIDATION,
-    Epochs,
-    Images,
-)
+from deit_fast.benchmarks.peers import CROP, FULL
+from deit_fast.benchmarks.process_tree import Stopwatch, cpu_seconds, peak_memory_bytes, reset_peak_memory
 from deit_fast.benchmarks.records import read_records
 from deit_fast.benchmarks.step import batch_of
-from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, time_in_turns
+from deit_fast.benchmarks.timing import OURS, Contender, Timing, time_in_turns
 from deit_fast.benchmarks.timm_step import TimmStep, timm_student
 from deit_fast.cli import main
 from deit_fast.config import Config
-from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.dali_pipelines.native.plugin import is_available
 from deit_fast.distributed import Ranks
 from deit_fast.model import create_student
@@ -67,29 +61,6 @@ def test_loader(photographs, tmp_path, capsys):
     assert rows["file read", OURS]["images_per_turn"] == rows["decode of whole images", OURS]["images_per_turn"] == 32
     mean_size = np.mean([path.stat().st_size for path in (photographs / "train").rglob("*.jpg")])
     assert record["bytes_per_image"] == pytest.approx(mean_size)
-
-
-def test_peers_see_the_recipes_images(photographs):
-    """Shapes and values as ours: normalised, square, the batch asked for, each pass as long as the other."""
-    images = scan_image_folder(photographs / "train")
-    config = Config()
-    config = replace(config, model=replace(config.model, image_size_px=64))
-    for load, make_transform in PEERS.values():
-        for workload in (CROP, FULL, VALIDATION):
-            image, label = Images(images, load, make_transform(config, workload))[7]
-            assert image.shape == (3, 64, 64)
-            assert image.dtype == torch.float32
-            assert -2.2 < image.mean() < 2.7
-            assert label == images.labels[7]
-    passes = Epochs(10, 4, 3, shuffle=True)
-    seen = [list(passes), list(passes)]
-    assert [len(batches) for batches in seen] == [3, 3]
-    assert sorted(np.array(seen).ravel()[:10]) == list(range(10))
-
-
-def test_an_unknown_peer_is_named(capsys):
-    assert main(["bench", "loader", "--against", "timm,nobody"]) == 2
-    assert "--against nobody" in capsys.readouterr().err
 
 
 def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, capsys):
@@ -245,3 +216,45 @@ def test_timms_step_has_our_loss():
     ours = dict(parts.state.student.named_parameters())
     for name, parameter in peer.student.named_parameters():
         torch.testing.assert_close(parameter.grad, ours[name].grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_stopwatch_measures_the_work_and_not_itself():
+    """Waiting takes wall time and no CPU; two of its own walks through /proc (milliseconds each) are in neither."""
+    watch = Stopwatch()
+    time.sleep(0.2)
+    wall, cpu = watch.read()
+    assert 0.2 <= wall < 0.2 + 5
+    assert cpu < 0.1
+    assert Stopwatch().read()[1] < 1e-3
+
+
+def test_peak_memory_is_that_of_the_turn():
+    """What was freed before a reset no longer counts; a child's memory does."""
+    big = np.ones(40 << 20, dtype=np.uint8)
+    reset_peak_memory()
+    before = peak_memory_bytes()
+    del big
+    reset_peak_memory()
+    if peak_memory_bytes() > before - (30 << 20):
+        pytest.skip("this kernel keeps one peak for the whole life of a process")
+    base = peak_memory_bytes()
+    hold = "import time\nhold = bytearray(64 << 20)\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=PIPE, stdout=PIPE, text=True) as child:
+        assert child.stdout.readline() == "done\n"
+        assert peak_memory_bytes() - base >= 64 << 20
+        child.communicate("\n")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_train_on_a_gpu_tells_its_memory_and_peak(photographs, tmp_path):
+    arguments = ["bench", "train", "--config", "deit_tiny_distilled", "--distill.teacher", "resnet10t", "--turns", "2"]
+    arguments += ["--runtime.batch_size_per_device", "16", "--mix.group_size", "16", "--steps-per-turn", "4"]
+    arguments += ["--data.path", str(photographs), "--runtime.device", "cuda"]
+    assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
+    (record,) = read_records(str(tmp_path / "rows.jsonl"))
+    whole = rows_by_contender(record)["end to end", OURS]
+    assert whole["peak_memory_bytes"]["torch"] > 50e6
+    assert whole["peak_memory_bytes"]["dali"] > 0
+    assert whole["step_ms_p50"] > 0
+    assert record["environment"]["gpu"]["driver_version"]

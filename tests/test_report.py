@@ -8,7 +8,8 @@ import pytest
 from bench_records import kernels_record, loader_record, record, row, step_record, verdict
 from pages import opened
 
-from deit_fast.benchmarks.report import figures
+from deit_fast.benchmarks import loader_stages, peers, step, train
+from deit_fast.benchmarks.report import figures, results
 from deit_fast.benchmarks.report.markdown import RESULTS, rewritten
 from deit_fast.benchmarks.report.page import peak_tflops
 from deit_fast.benchmarks.report.results import gather, read_files
@@ -90,19 +91,18 @@ def test_the_end_to_end_run_of_the_budgets_model_is_what_counts():
     assert results.judged()["verdict"]["is_budget_model"]
 
 
+def test_rows_are_called_as_they_are_written():
+    assert results.LOADER_STAGES == (loader_stages.READ, loader_stages.DECODE, peers.CROP, peers.FULL)
+    assert results.STEP_STAGES == step.PARTS
+    assert results.TOTALS == (step.WHOLE, train.END_TO_END)
+    assert results.ALONE == train.ALONE
+
+
 def test_every_stage_of_a_step_has_its_advice():
-    stages = (
-        "decode + crop",
-        "full recipe",
-        "teacher forward",
-        "student backward",
-        "loss",
-        "optimizer + moving average",
-    )
-    advice = [advice_for(stage) for stage in stages]
+    advice = [advice_for(stage) for stage in ("file read", "augmentation", *results.STEP_STAGES)]
     assert None not in advice
     assert advice[0] == advice[1]
-    assert len(set(advice)) == 5
+    assert len(set(advice)) == 5  # loader, mixing and loss, teacher, student, optimizer
 
 
 def test_the_waterfall_ends_where_the_stages_add_up():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +13,11 @@ from deit_fast.page.plots import Spec, zoom
 from deit_fast.page.theme import BAD, INK, MUTED, SERIES
 
 from ..records import Record
-from .results import Row, is_ours, is_total, ms_per_image, stages, totals
+from .results import FULL, Row, is_ours, is_total, loader_stages, ms_per_image, stages, totals
 
-OURS_COLOUR, PEER_COLOUR, VARIANT_COLOUR = SERIES[0], SERIES[5], SERIES[2]
+OURS_COLOUR, LOADER_COLOUR, PEER_COLOUR, VARIANT_COLOUR = SERIES[0], SERIES[3], SERIES[5], SERIES[2]
+AUGMENTATION = "augmentation"
+"""In a verdict: what the full recipe adds to decoding and cropping."""
 NOT_THE_RECIPE = "(not the recipe)"
 GIB = 2**30
 
@@ -30,7 +34,7 @@ def is_recipe(row: Row) -> bool:
 
 def is_main(row: Row) -> bool:
     """A whole step or a whole loader of ours: what is worth following over time."""
-    return is_recipe(row) and (is_total(row) or row["workload"] == "full recipe")
+    return is_recipe(row) and (is_total(row) or row["workload"] == FULL)
 
 
 def colour_of(row: Row) -> str:
@@ -41,18 +45,22 @@ def colour_of(row: Row) -> str:
 
 
 def waterfall(record: Record, required_images_per_second: float) -> Spec:
-    """Milliseconds an image of the stages one after another, then of our whole steps; what limits is red."""
+    """Milliseconds an image: the loader's stages, the step's one after another, whole steps; what limits is red."""
     verdict = record.get("verdict") or {}
     limiting = verdict.get("limiting_stage")
-    steps, at = [], 0.0
-    for row in stages(record):
+    if limiting == AUGMENTATION:
+        limiting = FULL
+
+    def step(row: Row, colour: str, start: float = 0.0) -> Bar:
         ms = ms_per_image(row)
-        colour = BAD if row["workload"] == limiting else OURS_COLOUR
-        steps.append(Bar(row["workload"], ms, f"{format_number(ms)} ms", colour, start=at))
-        at += ms
-    for row in totals(record):
-        ms = ms_per_image(row)
-        steps.append(Bar(row["workload"], ms, f"{format_number(ms)} ms", INK))
+        colour = BAD if row["workload"] == limiting else colour
+        return Bar(row["workload"], ms, f"{format_number(ms)} ms", colour, start=start)
+
+    parts = stages(record)
+    starts = itertools.accumulate((ms_per_image(row) for row in parts), initial=0.0)
+    steps = [step(row, LOADER_COLOUR) for row in loader_stages(record)]
+    steps += [step(row, OURS_COLOUR, start) for row, start in zip(parts, starts, strict=False)]
+    steps += [step(row, INK) for row in totals(record)]
     allowed = 1e3 / required_images_per_second
     whose = "budget" if verdict.get("is_budget_model") else "DeiT-B's budget"
     return bars(steps, "ms an image", limit=(allowed, f"{whose} {format_number(allowed)} ms"))
@@ -164,30 +172,40 @@ def _roof(roof: tuple[float, float], intensities: list[float], x: dict[str, Any]
     }
 
 
-def turn_ms(row: Row) -> list[float]:
-    """Milliseconds of each turn, where a turn is one step."""
-    return sorted(1e3 * row["images_per_turn"] / speed for speed in row["turn_images_per_second"])
+def step_ms(row: Row) -> list[float]:
+    """Milliseconds a step of each turn: itself where a turn is one step, else the mean of its steps."""
+    turns = [1e3 * row["images_per_turn"] / speed for speed in row["turn_images_per_second"]]
+    steps = max(1, round(statistics.median(turns) / row["step_ms_p50"]))
+    return sorted(ms / steps for ms in turns)
 
 
 def latency(rows: Sequence[Row]) -> Spec:
-    """The share of steps that took at most so long."""
-    points = [
-        {"what": named(row), "ms": ms, "share": (i + 1) / len(times)}
+    """The share of turns whose steps took at most so long; p50, p95 and p99 of single steps as diamonds."""
+    turns = [
+        {"what": named(row), "ms": ms, "share": (i + 1) / len(row["turn_images_per_second"])}
         for row in rows
-        for times in [turn_ms(row)]
-        for i, ms in enumerate(times)
+        for i, ms in enumerate(step_ms(row))
     ]
+    percentiles = [
+        {"what": named(row), "ms": row[f"step_ms_p{p}"], "share": p / 100} for row in rows for p in (50, 95, 99)
+    ]
+    x = {"field": "ms", "type": "quantitative", "title": "ms a step", "scale": {"zero": False, "padding": 16}}
+    y = {"field": "share", "type": "quantitative", "title": "share", "axis": {"format": "%"}}
+    encoding = {
+        "x": x,
+        "y": y,
+        "color": {"field": "what", "type": "nominal", "title": None},
+        "tooltip": [{"field": "what"}, {"field": "ms", "format": ",.2f"}, {"field": "share", "format": ".0%"}],
+    }
+    line = {"type": "line", "interpolate": "step-after", "clip": True}
+    diamond = {"type": "point", "shape": "diamond", "size": 110, "clip": True}
     return {
-        "data": {"values": points},
         "height": 240,
-        "params": zoom("x"),
-        "mark": {"type": "line", "interpolate": "step-after", "point": {"size": 36}, "clip": True},
-        "encoding": {
-            "x": {"field": "ms", "type": "quantitative", "title": "ms a step", "scale": {"zero": False, "padding": 12}},
-            "y": {"field": "share", "type": "quantitative", "title": "share of the steps", "axis": {"format": "%"}},
-            "color": {"field": "what", "type": "nominal", "title": None},
-            "tooltip": [{"field": "what"}, {"field": "ms", "format": ",.2f"}, {"field": "share", "format": ".0%"}],
-        },
+        "encoding": encoding,
+        "layer": [
+            {"data": {"values": turns}, "params": zoom("x"), "mark": line},
+            {"data": {"values": percentiles}, "mark": diamond},
+        ],
     }
 
 

@@ -15,6 +15,7 @@ from . import figures
 from .results import Results, Row, devices_of, machine, provenance, stages, totals
 from .verdict_text import judge
 
+LATENCY = "Line: the turns, each by the mean of its steps; diamonds: p50, p95 and p99 of single steps."
 COLOURS = "Blue: ours; green: ours, cheaper than the recipe; grey: others."
 ZOOM = "Drag to move, Shift and wheel to zoom, double click to reset."
 
@@ -84,7 +85,8 @@ def _stages(page: Page, record: Record) -> None:
         return
     page.section(
         "Where the time of an image goes",
-        "Stages, each measured alone, one after another; then whole steps, where some overlap. What limits is red.",
+        "Stages measured alone. Each of the loader's holds those before it; the step's follow one another; then whole "
+        "steps, in which loader and step run beside each other. What limits is red.",
     )
     page.figure(figures.waterfall(record, required(record)), f"{record['title']}. {provenance(record)} {ZOOM}")
 
@@ -145,7 +147,7 @@ def _latency(page: Page, record: Record) -> None:
     if not rows:
         return
     page.section("Steps are not all alike", "A steep line is a steady step; p95 and p99 see the tail to the right.")
-    page.figure(figures.latency(rows), f"Every step of the measured turns. {provenance(record)} {ZOOM}")
+    page.figure(figures.latency(rows), f"{LATENCY} {provenance(record)} {ZOOM}")
     keys = ("step_ms_p50", "step_ms_p95", "step_ms_p99")
     cells = [[figures.named(row), *(row[key] for key in keys), row["turns"]] for row in rows]
     page.table(("step", "p50 ms", "p95 ms", "p99 ms", "turns"), cells)

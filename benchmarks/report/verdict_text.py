@@ -11,7 +11,7 @@ from .results import machine
 
 ADVICE = (
     (
-        ("file read", "decode", "full recipe", "loader", "end to end", "fetch"),
+        ("file read", "decode", "full recipe", "augmentation"),
         "more threads (`--data.num_threads`), packed shards (`deit-fast data pack`), the native backend "
         "(`--data.backend native`) or decoding on the GPU (`--data.decoder gpu`)",
     ),
@@ -88,6 +88,10 @@ def _lines(record: Record) -> list[str]:
         if teacher != verdict["teacher"]:
             speed = f"{other['measured_images_per_second']:,.1f} images/s, {other['projected_days']:,.1f} days"
             lines.append(f"With the teacher {teacher}: {speed}.")
+    for name, stall in record.get("stalls", {}).items():
+        lines.append(f"`{name}`: the host waits for the loader {stall['data_wait_fraction']:.0%} of the time.")
+    if scaling := record.get("scaling"):
+        lines.append(f"{scaling['devices']} devices give {scaling['efficiency']:.1%} of so many times one alone.")
     if verdict.get("mfu") is not None:
         line = f"{verdict['mfu']:.1%} of the hardware's peak is used (MFU)"
         if verdict.get("days_at_half_of_peak") is not None:
