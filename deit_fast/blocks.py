@@ -6,18 +6,22 @@ Shapes: B batch, N tokens, K of them that are asked for, C embedding, H heads, D
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deit_fast.kernels.attention import attention
 
 DropPath = Tensor | Sequence[Tensor]
 """Stochastic depth of a forward: 2 * depth rows or tensors, one for each residual branch; see `add_branch`."""
 
-RunBlocks = Callable[[nn.ModuleList, nn.LayerNorm, Tensor, DropPath | None], Tensor]
-"""(blocks, last norm, x [B, N, C], stochastic depth) -> the normed tokens that the heads read, [B, K, C]."""
+CallBlock = Callable[..., Any]
+"""(block, its inputs) -> what the block gives."""
+RunBlocks = Callable[[nn.ModuleList, nn.LayerNorm, Tensor, DropPath | None, CallBlock], Tensor]
+"""(blocks, last norm, x [B, N, C], stochastic depth, ...) -> the normed tokens that the heads read, [B, K, C]."""
 
 
 def cut_patches(images: Tensor, patch_size_px: int) -> Tensor:
@@ -183,8 +187,22 @@ class Block(nn.Module):
         return self.ls2(self.mlp(self.norm2(x_BKC)))
 
 
-def run_blocks(blocks: nn.ModuleList, norm: nn.LayerNorm, x_BNC: Tensor, drop_path: DropPath | None) -> Tensor:
+def call_block(block: nn.Module, *inputs: Any) -> Any:
+    """The backward finds what the forward kept."""
+    return block(*inputs)
+
+
+def recompute_block(block: nn.Module, *inputs: Any) -> Any:
+    """The backward computes the block again from its inputs (Chen et al. 2016, arXiv 1604.06174)."""
+    # a block draws nothing (stochastic depth is an argument), so there is no generator to set back
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def run_blocks(
+    blocks: nn.ModuleList, norm: nn.LayerNorm, x_BNC: Tensor, drop_path: DropPath | None, call: CallBlock
+) -> Tensor:
     """Block after block, and the last norm."""
     for i, block in enumerate(blocks):
-        x_BNC = block(x_BNC) if drop_path is None else block(x_BNC, drop_path[2 * i], drop_path[2 * i + 1])
+        drops = () if drop_path is None else (drop_path[2 * i], drop_path[2 * i + 1])
+        x_BNC = call(block, x_BNC, *drops)
     return norm(x_BNC)

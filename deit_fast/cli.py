@@ -22,6 +22,8 @@ deit-fast VERB [options]
           runs; report ROWS.jsonl --out FILE.html: all of it as one page
   tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
   doctor  deit-fast doctor --config RECIPE --data.path DIR: what would go wrong in the next days, and its mend
+  plan    deit-fast plan --config deit_base_distilled --gpu h100 --gpus 8 --price 2.5: days, cost, memory and limit of a
+          run, predicted before anything is rented
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
   teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
           labels of a whole run, computed once; train with --distill.label_cache DIR
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench": bench,
         "tune": tune,
         "doctor": doctor,
+        "plan": plan,
         "data": data,
         "teacher-cache": teacher_cache,
         "export": export,
@@ -205,6 +208,13 @@ def tune(arguments: list[str]) -> int:
 def doctor(arguments: list[str]) -> int:
     """`deit-fast doctor [--config RECIPE] [--data.path DIR]`."""
     from .doctor.command import run
+
+    return run(arguments)
+
+
+def plan(arguments: list[str]) -> int:
+    """`deit-fast plan --config RECIPE --gpu KIND --gpus N --price P`."""
+    from .planning.command import run
 
     return run(arguments)
 

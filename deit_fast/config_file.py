@@ -40,6 +40,7 @@ FREE_ON_RESUME = (
     "runtime.kernels",
     "runtime.compile",
     "runtime.cuda_graphs",
+    "runtime.checkpoint_activations",
     "runtime.teacher_",
     "runtime.tuned",
     "runtime.pin_cores",

@@ -45,6 +45,11 @@ def check_runtime(config: Config) -> None:
         )
     if runtime.cuda_graphs and not runtime.compile:
         raise ValueError("runtime.cuda_graphs replays compiled blocks, but runtime.compile is false; set it to true")
+    if runtime.cuda_graphs and runtime.checkpoint_activations:
+        raise ValueError(
+            "runtime.cuda_graphs replays forwards in order, but runtime.checkpoint_activations runs them again in "
+            "the backward; use one of the two"
+        )
     if config.model.drop_path_mode == "subset" and runtime.batch_size_per_device % mix.group_size:
         raise ValueError(
             f"model.drop_path_mode is subset, a share of each group, but mix.group_size {mix.group_size} does not "

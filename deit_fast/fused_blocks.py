@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deit_fast.kernels.add_norm import add_norm, branch_slots
 from deit_fast.kernels.gelu_bias import gelu_bias
 
-from .blocks import Block, DropPath, LayerScale, Mlp
+from .blocks import Block, CallBlock, DropPath, LayerScale, Mlp
 
 
 class FusedMlp(Mlp):
@@ -76,11 +76,13 @@ def add_branch_and_norm(
     )
 
 
-def run_fused_blocks(blocks: nn.ModuleList, norm: nn.LayerNorm, x_BNC: Tensor, drop_path: DropPath | None) -> Tensor:
+def run_fused_blocks(
+    blocks: nn.ModuleList, norm: nn.LayerNorm, x_BNC: Tensor, drop_path: DropPath | None, call: CallBlock
+) -> Tensor:
     """Block after block, each with the norm that follows it."""
     y_BNC = blocks[0].norm1(x_BNC)  # type: ignore[operator]
     next_norms = [*(block.norm1 for block in blocks[1:]), norm]
     for i, (block, next_norm) in enumerate(zip(blocks, next_norms, strict=True)):
         drops = () if drop_path is None else (drop_path[2 * i], drop_path[2 * i + 1])
-        x_BNC, y_BNC = block(x_BNC, y_BNC, next_norm, *drops)
+        x_BNC, y_BNC = call(block, x_BNC, y_BNC, next_norm, *drops)
     return y_BNC

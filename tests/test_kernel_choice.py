@@ -9,6 +9,7 @@ from deit_fast.config import Config, RuntimeConfig
 from deit_fast.config_rules import check_config
 from deit_fast.kernels.attention import BACKENDS
 from deit_fast.kernels.choice import FUSED, TUNABLE, candidates, choose, triton_kernels
+from deit_fast.start_report import describe_kernels
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,9 @@ def test_the_configuration_offers_every_backend():
     assert set(typing.get_args(hints["attention"])) == set(BACKENDS)
     assert set(candidates("attention")) == set(BACKENDS) - {"auto"}
     assert all(candidates(kernel) == ("reference", "triton") for kernel in TUNABLE if kernel != "attention")
+
+
+def test_a_run_says_what_it_takes():
+    assert describe_kernels(RuntimeConfig()) == "kernels: plain torch; attention auto"
+    asked = RuntimeConfig(kernels="gelu_bias,add_norm", attention="sdpa_cudnn")
+    assert describe_kernels(asked) == "kernels: add_norm, gelu_bias in Triton; attention sdpa_cudnn"
