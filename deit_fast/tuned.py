@@ -36,7 +36,14 @@ TUNABLE_KEYS = (
     "runtime.teacher_fold",
 )
 """What may stand in a tuned file: how a run is computed, never what it learns."""
-LABEL_KEYS = ("data.backend", "data.decoder", "data.hardware_decoder_share", "runtime.precision", "runtime.teacher_")
+LABEL_KEYS = (
+    "data.backend",
+    "data.decoder",
+    "data.hardware_decoder_share",
+    "runtime.precision",
+    "runtime.kernels",
+    "runtime.teacher_",
+)
 """On which the teacher's labels depend: with a cache of labels these stay as they were when it was made."""
 
 
@@ -166,7 +173,8 @@ def apply_tuned(config: Config, device: torch.device) -> Config:
     if taken.get("data.num_threads", 0) > share_of_cores():
         del taken["data.num_threads"]  # measured for fewer processes on this machine
     changed = with_values(config, taken)
-    if changed.runtime.cuda_graphs and not changed.runtime.compile:  # the user wants no compilation
+    runtime = changed.runtime
+    if runtime.cuda_graphs and (not runtime.compile or runtime.checkpoint_activations):  # the user's choices exclude it
         return with_values(changed, {"runtime.cuda_graphs": None})
     return changed
 

@@ -86,7 +86,8 @@ def with_kernel(kernel: str, config: Config, ranks: Ranks) -> list[Candidate]:
 
 def graphs(config: Config, ranks: Ranks) -> list[Candidate]:
     """Compiled blocks launched one by one, or replayed."""
-    if ranks.device.type != "cuda" or not config.runtime.compile:
+    runtime = config.runtime
+    if ranks.device.type != "cuda" or not runtime.compile or runtime.checkpoint_activations:
         return []
     return options("runtime.cuda_graphs", [False, True], ["launched", "replayed"])
 
