@@ -23,6 +23,7 @@ class StudentCosts:
 
     name: str
     embed_dim: int
+    """0 for a ConvNet."""
     parameters: int
     forward_flops: int
     passes: int
@@ -75,9 +76,9 @@ def count_student(config: Config, num_classes: int, precision: str) -> StudentCo
 
 
 def _embed_dim(model: nn.Module) -> int:
-    """Width of a transformer; of another model of timm that of its last features."""
+    """Width of a transformer; 0 for a model without positions, a ConvNet."""
     positions = getattr(model, "pos_embed", None)
-    return positions.shape[-1] if isinstance(positions, Tensor) else int(getattr(model, "num_features", 0))  # type: ignore[arg-type]
+    return positions.shape[-1] if isinstance(positions, Tensor) else 0
 
 
 def count_teacher(
