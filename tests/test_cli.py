@@ -48,8 +48,9 @@ def test_no_verb_and_an_unknown_one(capsys):
     assert "deit-fast VERB" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "deit-fast VERB" in capsys.readouterr().out
-    assert "unknown verb fly; the verbs are demo, train, eval, bench, profile, data, teacher-cache, export" in wrong_use(
-        capsys, "fly"
+    assert (
+        "unknown verb fly; the verbs are demo, train, eval, bench, profile, data, teacher-cache, export"
+        in wrong_use(capsys, "fly")
     )
 
 
