@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -181,7 +181,7 @@ class TrainLoader(_Loader):
         views = self.sampler.views(step_in_epoch)
         return epoch, views, self.substitutes.replace(epoch, views, self.sampler.images(epoch, views))
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         """The batches of the run's steps first_step to last_step - 1; epochs follow one another without a pause.
 
         Starting anywhere costs the same: nothing is replayed. BadImageError, naming the file, for one that cannot be
@@ -189,7 +189,9 @@ class TrainLoader(_Loader):
         """
         return self._run_from(*self._build_from(first_step, last_step), first_step, last_step)
 
-    def _run_from(self, pipeline: Pipeline, reader: ReadAhead, step: int, last_step: int) -> Iterator[Batch]:
+    def _run_from(
+        self, pipeline: Pipeline, reader: ReadAhead, step: int, last_step: int
+    ) -> Generator[Batch, None, None]:
         try:
             while step < last_step:
                 epoch, views, images = self._position(step)

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from test_distributed import TORCHRUN
 from test_trainer import ALONE, config
 
 from deit_fast.ask_teacher import build_ask
+from deit_fast.dali_pipelines.loader import Batch
 from deit_fast.distributed import Ranks
 from deit_fast.metrics import WaitClock
 from deit_fast.precision import cpu_computes_in_bf16
@@ -38,7 +39,8 @@ def student_alone(data, folder, *arguments):
 
 def feed_from_memory(trainer, pause_s=0.0):
     """The loader gives one batch again and again, each after a pause."""
-    (batch,) = trainer.train_loader.batches(0, 1)
+    with closing(trainer.train_loader.batches(0, 1)) as given:
+        batch = Batch(*(part.clone() for part in next(given)))  # the images are the loader's
 
     def batches(first_step, last_step):
         for _ in range(first_step, last_step):

@@ -96,9 +96,9 @@ class Phases:
     def around(self, part: Callable[..., Any], phase: str, then: str) -> Callable[..., Any]:
         """The part of a step with a mark before it, and one of the phase that follows after it."""
 
-        def marked(*arguments: Any) -> Any:
+        def marked(*arguments: Any, **named: Any) -> Any:
             self.enter(phase)
-            result = part(*arguments)
+            result = part(*arguments, **named)
             self.enter(then)
             return result
 

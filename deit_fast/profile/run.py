@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ def run_profile(trainer: Trainer, folder: Path, lengths: Lengths) -> Measured:
     }
     with ExitStack() as stack:
         trainer.open(stack)
-        staged = StagedBatches(trainer.train_loader.batches(0, total), phases, lengths.kinds, windows)
+        shown = stack.enter_context(closing(trainer.train_loader.batches(0, total)))  # frees its pipeline at the end
+        staged = StagedBatches(shown, phases, lengths.kinds, windows)
         stack.callback(staged.close)
         if isinstance(phases.annotate, PhaseRanges):
             stack.callback(phases.annotate.close)
@@ -119,8 +120,8 @@ def _measure_beside(trainer: Trainer, measured: Measured, first_step: int, batch
     if trainer.ranks.is_main:
         measured.loader_operators = measure_operators(trainer.train_loader, first_step, batches)
         if isinstance(trainer.teacher, Teacher):
-            images = next(trainer.train_loader.batches(first_step, first_step + 1)).images
-            measured.teacher = compare_precisions(trainer.teacher, images)
+            with closing(trainer.train_loader.batches(first_step, first_step + 1)) as items:
+                measured.teacher = compare_precisions(trainer.teacher, next(items).images)
     trainer.ranks.barrier()
 
 
