@@ -9,7 +9,7 @@ from .timing import Timing, Timings
 
 TABLE_WIDTH = 160
 """Characters; a file or a pipe has no width of its own, and a name cut short is worth little."""
-HEADINGS = ("medians", "by", "images/s", "p20 - p80", "min - max", "CPU-ms/image", "x first", "MFU", "GB")
+HEADINGS = ("medians", "by", "images/s", "p20 - p80", "CPU-ms/image", "x first", "MFU", "GB")
 
 
 def show_table(title: str, timings: Timings) -> None:
@@ -27,7 +27,6 @@ def show_table(title: str, timings: Timings) -> None:
             contender.name,
             f"{row['images_per_second']:,.1f}",
             f"{row['images_per_second_p20']:,.1f} - {row['images_per_second_p80']:,.1f}",
-            f"{row['images_per_second_min']:,.1f} - {row['images_per_second_max']:,.1f}",
             f"{row['cpu_ms_per_image']:.2f}",
             "" if timing is first else f"{first.times_cheaper_than(timing):.2f}",
             "" if row["mfu"] is None else f"{row['mfu']:.1%}",
