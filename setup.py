@@ -102,6 +102,9 @@ setup(
             "scipy",
             "webdataset",
             "playwright",  # drives the Chromium of the system: it downloads none
+            "albumentations",
+            "opencv-python-headless",
+            "spdl",
         ],
     },
     entry_points={"console_scripts": ["deit-fast = deit_fast.cli:main"]},

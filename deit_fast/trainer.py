@@ -229,7 +229,7 @@ class Trainer:
             "epoch": epoch,
             "step": state.step,
             "loss": sums.mean_loss,
-            "distillation_loss": sums.mean_distillation_loss,
+            "distillation_loss": sums.mean_distillation_loss if self.log.figures.distilled else None,
             "lr": state.optimizer.param_groups[0]["lr"],
             "images_per_second": sums.images_per_second,
             "data_wait_fraction": sums.data_wait_fraction,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES, REQUIRED_IMAGES_PER_SECOND
+from deit_fast.gpus import gpu_of_driver
 from deit_fast.page import Page
 from deit_fast.page.page import format_number
 
 from ..accuracy.show import add_to_page
 from ..records import Record
-from ..speed_of_light import GPUS
 from . import figures, roofline
 from .results import Results, Row, devices_of, machine, provenance, stages, totals
 from .verdict_text import judge
@@ -134,11 +134,10 @@ def _kernels(page: Page, record: Record) -> None:
     rows = [row for row in record["rows"] if row.get("ms")]
     if not rows:
         return
-    name = str(record["environment"]["device"]).lower()
-    gpu = next((gpu for key, gpu in GPUS.items() if key in name), None)
+    gpu = gpu_of_driver(str(record["environment"]["device"]))
     page.section("Kernels", "Forward and backward of each kernel by each implementation: the roofline of the step.")
     if any(row.get("tflop_per_second") for row in rows):
-        roof = None if gpu is None else (gpu.bf16_flops, gpu.hbm_bytes_per_second)
+        roof = None if gpu is None else (gpu.half_flops, gpu.memory_bytes_per_second)
         note = "Dashed: the data sheet's roof." if roof else "No roof: its bandwidth is not known."
         page.figure(roofline.roofline(rows, roof), f"{note} {provenance(record)} {ZOOM}")
     headings = ("kernel", "by", "ms", "GB/s", "TFLOP/s", "of the bound")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deit_fast.run_log import device_memory
+from deit_fast.memory import bytes_besides_torch
 from deit_fast.run_state import RunState
 
 from .trace import PHASE, Trace
@@ -81,8 +81,7 @@ def memory_record(trace: Trace, state: RunState, teacher: nn.Module | None, devi
     }
     if device.type == "cuda":
         stats = torch.cuda.memory_stats(device)
-        others = device_memory(device)[1]
-        record["others_on_device"] = int((others or 0) * 2**30)
+        record["others_on_device"] = bytes_besides_torch(device)
         record["allocator"] = {
             "allocated_peak": stats["allocated_bytes.all.peak"],
             "reserved_peak": stats["reserved_bytes.all.peak"],
