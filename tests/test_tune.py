@@ -23,8 +23,10 @@ from deit_fast.config import Config, DataConfig, DistillConfig, ModelConfig
 from deit_fast.distributed import Ranks
 from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.attention.reference import attention_reference
+from deit_fast.model import create_student
 from deit_fast.open_images import open_images
 from deit_fast.tuned import apply_tuned, read_tuned, tuned_path, with_values
+from deit_fast.utilisation import forward_flops
 
 CPU = Ranks(0, 1, 0, 1, torch.device("cpu"))
 MINI = Config(
@@ -208,6 +210,17 @@ def test_a_wrong_attention_is_found_by_its_gradients(monkeypatch, factor, told):
     with pytest.raises(CandidateError, match=told):
         workload.check(with_values(fp32, {"runtime.attention": "sdpa_flash"}))
     assert 1e-4 < workload.check(with_values(MINI, {"runtime.precision": "bf16"})) < 0.1
+
+
+@pytest.mark.parametrize("backend", ["sdpa_flash", "sdpa_cudnn", "triton"])
+def test_what_may_be_chosen_can_be_counted(backend):
+    """A run whose attention was tuned counts its arithmetic on the meta device, as any other does."""
+    counted = [
+        forward_flops(create_student("deit_mini_patch8_32", num_classes=10, image_size_px=32, drop_path_rate=0.0,
+                                     attention=name), 32)
+        for name in ("sdpa", backend)
+    ]  # fmt: skip
+    assert counted[0] == counted[1] > 0
 
 
 def test_a_wrong_teacher_is_found_by_its_logits(monkeypatch):

@@ -90,7 +90,7 @@ def attention_sdpa(qkv_BN3HD: Tensor, sdpa_backend: SDPBackend | None = None) ->
     """torch's scaled_dot_product_attention; never with a mask: some fused backwards got it wrong (pytorch #196678)."""
     B, N, _, H, D = qkv_BN3HD.shape
     q_BHND, k_BHND, v_BHND = qkv_BN3HD.permute(2, 0, 3, 1, 4).unbind(0)
-    if sdpa_backend is None:
+    if sdpa_backend is None or qkv_BN3HD.device.type not in SDPA_DTYPES:  # meta: arithmetic is counted, not done
         return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND).transpose(1, 2).reshape(B, N, H * D)
     if qkv_BN3HD.dtype not in SDPA_DTYPES[qkv_BN3HD.device.type].get(sdpa_backend, ()):
         say_once(
