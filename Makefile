@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # What the native operators are compiled against: there before the package itself is built.
 NATIVE := nvidia-dali-cuda120 nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl
 
-.PHONY: demo test test-all check bench fuzz clean
+.PHONY: demo test test-all check bench gpu fuzz clean
 
 demo: $(INSTALLED)  ## the whole way on real images, a few minutes on 2 cores
 	$(BIN)/deit-fast demo
@@ -26,9 +26,13 @@ check: $(INSTALLED)  ## lint, format, and types of the installed wheel
 	$(BIN)/python -m pip install -q --no-deps --target build/typecheck build/wheel/*.whl
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml --python-executable ../../$(BIN)/python -p deit_fast
 
-bench: $(INSTALLED)  ## throughput of loader and step on this machine, held against the budget
+bench: $(INSTALLED)  ## throughput of loader, step and training on this machine, held against the budget
 	$(BIN)/deit-fast bench loader --against timm,torchvision
-	$(BIN)/deit-fast bench step --runtime.batch_size_per_device 16 --mix.group_size 16
+	$(BIN)/deit-fast bench step --against timm --runtime.batch_size_per_device 16 --mix.group_size 16
+	$(BIN)/deit-fast bench train --distill.teacher regnety_016 --runtime.batch_size_per_device 16 --mix.group_size 16
+
+gpu: $(INSTALLED)  ## the first day with a GPU: tests, images, tune, bench, profile -> runs/gpu/report.html; DATA=/imagenet
+	$(BIN)/python -m deit_fast.benchmarks.first_day $(if $(DATA),--data $(DATA))
 
 fuzz: $(INSTALLED)  ## native operators under AddressSanitizer and UBSan: 10,000 broken JPEGs; then leaks over 100,000 images
 	$(BIN)/python -m deit_fast.dali_pipelines.native.fuzz --files 10000 --images 100000

@@ -82,7 +82,8 @@ setup(
         "parquet": ["pyarrow"],
         "devkit": ["scipy"],
         "tensorboard": ["tensorboard"],
-        "peers": ["albumentations", "spdl"],
+        "peers": ["albumentations", "opencv-python-headless", "spdl"],
+        "ffcv": ["ffcv"],  # compiled on the machine, against OpenCV and libturbojpeg (docs/peers.md)
         "dev": [
             "pytest",
             "pytest-timeout",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .kernel_contenders import Contest, Function, Sizes, contests
 from .speed_of_light import GPUS, Gpu
+from .timing import Timing
 
 CHECKED_IMAGES = 4
 FLOOR = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -115,16 +116,17 @@ def measure_kernels(
         functions = contenders(contest, compiled)
         correct = {name: is_correct(checked, function) for name, function in functions.items()}
         timed = time_contest(contest, {n: f for n, f in functions.items() if correct[n]}, turns, device)
-        rows += [_row(contest, name, timed.get(name), gpu) for name in functions]
+        rows += [_row(contest, name, timed.get(name), gpu, sizes.batch) for name in functions]
     return rows
 
 
-def _row(contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None) -> dict[str, Any]:
+def _row(contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None, batch: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"workload": contest.name, "name": name, "kernel": contest.name, "backend": name}
     if seconds is None:
-        return {"kernel": contest.name, "backend": name, "correct": False}
+        return row | {"correct": False}
     median = statistics.median(seconds)
     p20, *_, p80 = statistics.quantiles(seconds, n=5, method="inclusive") if len(seconds) > 1 else (median, median)
-    row: dict[str, Any] = {"kernel": contest.name, "backend": name, "correct": True, "turns": len(seconds)}
+    row |= {"correct": True, **Timing([batch] * len(seconds), seconds, warm_up_turns=1).row()}
     row |= {"ms": 1e3 * median, "ms_p20": 1e3 * p20, "ms_p80": 1e3 * p80}
     row |= {"gb_per_second": contest.bytes / median / 1e9, "tflop_per_second": contest.flops / median / 1e12}
     if gpu is not None:

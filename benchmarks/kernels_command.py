@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from rich.console import Console
 from deit_fast.environment import describe_environment
 
 from .kernel_contenders import Sizes
+from .records import Record, append_record, build_record
 
 TABLE_WIDTH = 180
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -21,7 +21,7 @@ CPU_SIZES = {"batch": 2, "heads": 3, "head_dim": 64}
 """Where speed is not the point: DeiT-Ti's width."""
 
 
-def run_kernels(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Parses, measures or compiles, shows; ValueError for wrong use."""
     options = _parser().parse_args(arguments)
     console = Console(width=max(TABLE_WIDTH, Console().width))
@@ -35,16 +35,20 @@ def run_kernels(arguments: Sequence[str]) -> int:
     if options.speed_of_light:
         from .speed_of_light import show_speed_of_light
 
-        record: dict[str, Any] = {"model": options.speed_of_light}
-        record["rows"] = show_speed_of_light(options.speed_of_light, console)
+        rows = show_speed_of_light(options.speed_of_light, console)
+        record = _model(f"lower bounds on {options.speed_of_light}", bounds=rows)
     elif options.resources:
-        record = {"rows": _resources(options, console)}
+        record = _model("resources of compiled kernels", resources=_resources(options, console))
     else:
         record = _measure(options, console)
     if options.json:
-        with Path(options.json).open("a") as file:
-            file.write(json.dumps({"bench": "kernels", **record}) + "\n")
+        append_record(options.json, record)
     return 0
+
+
+def _model(title: str, **found: Any) -> Record:
+    """A record of what was compiled and counted; rows are for what was measured."""
+    return build_record("kernels", title, [], torch.device("cpu"), config={}, **found)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +88,7 @@ def _resources(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return rows
 
 
-def _measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _measure(options: argparse.Namespace, console: Console) -> Record:
     from .kernels import fastest, measure_kernels, show_kernels
 
     device = options.device
@@ -103,4 +107,5 @@ def _measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     show_kernels(rows, title, console)
     if device == "cpu":
         console.print("On a CPU only the reference is timed, to test the command; what counts is measured on a GPU.")
-    return {"rows": rows, "fastest": fastest(rows), "environment": environment}
+    config = {"sizes": asdict(sizes), "dtype": options.dtype}
+    return build_record("kernels", title, rows, torch.device(device), config=config, fastest=fastest(rows))

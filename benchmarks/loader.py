@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
-from deit_fast.dali_pipelines.loader import Batch, TrainLoader
 from deit_fast.dali_pipelines.native_graph import choose_backend
 from deit_fast.dali_pipelines.sampler import ValidationSampler
 from deit_fast.data import open_train_and_val, train_loader, validation_loader
 from deit_fast.distributed import Ranks
 from deit_fast.precision import choose_precision
 
-from .peers import CROP, FULL, VALIDATION, peer_turn
-from .timing import OURS, Contender, Prepare, Timing, time_in_turns
+from .loader_stages import DECODE, READ, count_images, our_train_turn, stage_turn
+from .memory import MemoryMeter
+from .peers import CROP, FULL, PEERS, VALIDATION, peer_turn, shown_name
+from .timing import OURS, Contender, Prepare, Timings, time_in_turns
 
-WORKLOADS = (CROP, FULL, VALIDATION)
-
-
-def count_images(batches: Iterable[Batch]) -> int:
-    """Takes all batches."""
-    return sum(len(batch.labels) for batch in batches)
-
-
-def our_train_turn(loader: TrainLoader, count: int) -> Prepare:
-    """A turn of `count` batches from a pipeline built for it: nothing is left to be computed in another's turn."""
-    return lambda: partial(count_images, loader.batches(0, count))
+WORKLOADS = (READ, DECODE, CROP, FULL, VALIDATION)
 
 
 def our_backends(config: Config, ranks: Ranks) -> list[Literal["graph", "native"]]:
@@ -68,16 +59,27 @@ def our_validation_turn(config: Config, images: ImageSet, ranks: Ranks, precisio
         precision,
     )
     loader.sampler = ValidationSampler(min(len(images), count * batch_size), batch_size=batch_size)
-    return lambda: partial(count_images, iter(loader))
+    return lambda: partial(count_images, iter(loader), ranks.device)
 
 
 def time_loader(
-    config: Config, ranks: Ranks, *, turns: int, batches_per_turn: int, against: Sequence[str] = ()
-) -> dict[Contender, Timing]:
+    config: Config,
+    ranks: Ranks,
+    *,
+    turns: int,
+    batches_per_turn: int,
+    against: Sequence[str] = (),
+    warm_up_turns: int = 1,
+) -> Timings:
     """Times our loader and `against`'s on data.path's images, as many threads as theirs have worker processes."""
     precision = choose_precision(config.runtime.precision, ranks.device)
     train_images, val_images = open_train_and_val(config.data)
-    contenders: dict[Contender, Prepare] = {}
+    meter = MemoryMeter(ranks.device)
+    loader = train_loader(config, train_images, ranks, precision)
+    contenders: dict[Contender, Prepare] = {
+        Contender(READ, OURS): stage_turn(loader, batches_per_turn, decodes=False),
+        Contender(DECODE, OURS): stage_turn(loader, batches_per_turn, decodes=True),
+    }
     for backend in our_backends(config, ranks):
         ours = replace(config, data=replace(config.data, backend=backend))
         for contender, variant in our_train_configs(ours).items():
@@ -87,8 +89,9 @@ def time_loader(
             ours, val_images, ranks, precision, batches_per_turn
         )
     for peer in against:
-        for workload, images in ((CROP, train_images), (FULL, train_images), (VALIDATION, val_images)):
-            contenders[Contender(workload, peer)] = peer_turn(
+        for workload in PEERS[peer].workloads:
+            images = val_images if workload == VALIDATION else train_images
+            contenders[Contender(workload, shown_name(peer))] = peer_turn(
                 peer,
                 workload,
                 config,
@@ -97,4 +100,5 @@ def time_loader(
                 batch_size=config.runtime.batch_size_per_device,
                 batches=batches_per_turn,
             )
-    return time_in_turns(dict(sorted(contenders.items(), key=lambda item: WORKLOADS.index(item[0].workload))), turns)
+    ordered = dict(sorted(contenders.items(), key=lambda item: WORKLOADS.index(item[0].workload)))
+    return time_in_turns(ordered, turns, warm_up_turns, ranks=ranks, meter=meter)

@@ -1,132 +1,141 @@
-"""What a step costs without the loader: teacher, student, and the whole step, on one batch of synthetic images.
-
-Weights are random, since speed does not depend on them; nothing is downloaded.
-"""
+"""What a step costs without the loader: its parts and the whole, a turn on one batch of synthetic images each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
-import timm
 import torch
 
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.loader import Batch
-from deit_fast.data import image_dtype
-from deit_fast.distributed import Ranks
-from deit_fast.ema import Ema
-from deit_fast.losses import build_loss
-from deit_fast.optim import build_optimizer
-from deit_fast.precision import DTYPES, choose_precision, gradient_scaler
-from deit_fast.step import TrainStep, no_teacher
-from deit_fast.student import build_student, compile_blocks
-from deit_fast.teacher import Teacher, full_name
+from deit_fast.data import image_dtype, kernel_normalizes
+from deit_fast.losses import Output
+from deit_fast.mixing import MixedLabels
+from deit_fast.step import TrainStep
+from deit_fast.teacher import Teacher
 
-from .timing import OURS, Contender, Prepare, Timing, time_in_turns
+from .assembled import Assembled, RandomLabels
+from .timing import OURS, Contender, Prepare, Turn
+from .work import Work, synchronised, wait_for
 
 NUM_CLASSES = 1000
+CLASSES = tuple(f"class_{index:04d}" for index in range(NUM_CLASSES))
+"""ImageNet's number, where there is no data set to ask."""
+
+MIXING, TEACHER, FORWARD = "mixing", "teacher forward", "student forward"
+BACKWARD, LOSS, UPDATE = "student backward", "loss", "optimizer + moving average"
+PARTS = (MIXING, TEACHER, FORWARD, BACKWARD, LOSS, UPDATE)
+"""Of a step, one after another."""
 WHOLE = "whole step"
+WHOLE_CACHED = f"{WHOLE}, cached labels"
 
 
-def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype) -> Batch:
-    """A batch as the loader gives it: channels-last images of normal noise, labels of ImageNet's number.
+def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype, num_classes: int = NUM_CLASSES) -> Batch:
+    """A batch as the loader gives it: channels-last images of noise, and labels.
 
-    `data.image_dtype` is the loader's.
+    dtype: that of the loader's images (data.image_dtype; uint8 where a kernel normalises them).
     """
-    count, size = config.runtime.batch_size_per_device, config.model.image_size_px
+    count = config.runtime.batch_size_per_device * config.runtime.accumulate_steps
+    size = config.model.image_size_px
     generator = torch.Generator().manual_seed(config.runtime.seed)
-    images = torch.randn(count, 3, size, size, generator=generator).to(dtype)
-    labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    shape = (count, 3, size, size)
+    if dtype == torch.uint8:
+        images = torch.randint(256, shape, dtype=dtype, generator=generator)
+    else:
+        images = torch.randn(shape, generator=generator).to(dtype)
+    labels = torch.randint(num_classes, (count,), generator=generator)
     return Batch(
         images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device), torch.arange(count)
     )
 
 
-def random_teacher(config: Config, device: torch.device, dtype: torch.dtype | None) -> Teacher:
-    """distill.teacher with its first weights, at the student's resolution."""
-    model = timm.create_model(full_name(config.distill.teacher), pretrained=False, num_classes=NUM_CLASSES)
-    runtime = config.runtime
-    return Teacher(
-        model, image_size_px=None, scale=None, shift=None, device=device, autocast_dtype=dtype,
-        layout=runtime.teacher_layout, fold=runtime.teacher_fold, compiled=runtime.teacher_compile,
-    )  # fmt: skip
+def batch_of(parts: Assembled) -> Batch:
+    """The synthetic batch of a run's parts."""
+    dtype = torch.uint8 if kernel_normalizes(parts.config) else image_dtype(parts.precision)
+    return synthetic_batch(parts.config, parts.ranks.device, dtype, len(parts.state.classes))
 
 
-class RandomLabels:
-    """Stands in for a label cache: what it costs to read one is nothing beside a step."""
-
-    def read(self, _step: int, views: torch.Tensor) -> torch.Tensor:
-        """A label for each view."""
-        return views % NUM_CLASSES
-
-
-def synchronised(work: Callable[[], object], images: int, device: torch.device) -> Prepare:
-    """A turn that ends when the device has done the work."""
-
-    def turn() -> int:
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return images
-
-    return lambda: turn
-
-
-def time_step(config: Config, ranks: Ranks, *, turns: int) -> dict[Contender, Timing]:
-    """Times the parts of a step, and the whole with the teacher and with its labels from a cache; a turn is a batch."""
-    device, precision = ranks.device, choose_precision(config.runtime.precision, ranks.device)
-    batch = synthetic_batch(config, device, image_dtype(precision))
-    student = build_student(config, NUM_CLASSES).to(device).train()
-    optimizer = build_optimizer(student, config.optim, global_batch_size=len(batch.labels))
-    ema = Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None
-    if config.runtime.compile:
-        compile_blocks(student, cuda_graphs=config.runtime.cuda_graphs)
-    distilled = config.distill.kind != "none"
-    dtype = None if precision == "fp32" else DTYPES[precision]
-    teacher = random_teacher(config, device, dtype) if distilled else no_teacher
-
-    def build(config: Config, teacher: Teacher | RandomLabels | Callable[[torch.Tensor], None]) -> TrainStep:
-        return TrainStep(
-            config,
-            student,
-            model=student,
-            teacher=teacher,
-            loss=build_loss(config.distill, config.mix, config.loss),
-            optimizer=optimizer,
-            scaler=gradient_scaler(precision, device),
-            ema=ema,
-            precision=precision,
-            device=device,
-            rank=0,
-        )
-
-    step = build(config, teacher)
+def step_works(parts: Assembled, batch: Batch) -> dict[Contender, Work]:
+    """Every part of a step alone, and the whole with the teacher live or absent, and with its hard labels cached."""
+    config = parts.config
     groups = list(range(len(batch.labels) // config.mix.group_size))
+    works = part_works(parts, batch, groups)
+    works[WHOLE] = whole_work(parts, parts.step(parts.teacher), batch, groups, parts.step_flops(parts.teacher))
+    if config.distill.kind == "hard":
+        labels = RandomLabels(len(parts.state.classes))
+        works[WHOLE_CACHED] = whole_work(parts, parts.step(labels), batch, groups, parts.step_flops(labels))
+    return {Contender(name, OURS): work for name, work in works.items()}
 
-    def forward_backward() -> None:
-        output = step.forward(batch.images, batch.views, 0)
-        logits = torch.cat(output) if isinstance(output, tuple) else output
-        logits.float().mean().backward()
 
-    def update() -> None:
-        step.guard.apply(0, torch.zeros((), device=device), batch.views)
+def whole_work(parts: Assembled, step: TrainStep, batch: Batch, groups: list[int], flops: int) -> Work:
+    """A step as it is, and reading its record, which waits for the device."""
+    take = synchronised(lambda: (step(batch, 0, groups), step.guard.take()), len(batch.labels), parts.ranks.device)
+    return Work(take, flops, turn_is_step=True)
+
+
+def part_works(parts: Assembled, batch: Batch, groups: list[int]) -> dict[str, Work]:
+    """The parts of this rank's step, without averaging gradients over ranks; of several accumulated, one backward."""
+    device, step = parts.ranks.device, parts.step_alone(parts.teacher)
+    mixed, mixed_labels = step.mix(batch, 0, groups)
+    part = slice(0, parts.config.runtime.batch_size_per_device)
+    images, taught = mixed.student[part], mixed.teacher[part]
+    labels, views = MixedLabels(*(values[part] for values in mixed_labels)), batch.views[part]
+    count = len(images)
+
+    def forward() -> Output:
+        step.begin()
+        return step.forward(images, views, 0)
+
+    def alone(call: Callable[[], object], flops: int | None = None) -> Work:
+        return Work(synchronised(call, count, device), flops)
+
+    works = {
+        MIXING: Work(synchronised(lambda: step.mix(batch, 0, groups), len(batch.labels), device)),
+        FORWARD: alone(forward, parts.student_flops),
+        BACKWARD: Work(backward_turn(forward, parts.own.student, count, device), 2 * parts.student_flops),
+        LOSS: alone(loss_call(parts, step, forward(), labels, taught)),
+        UPDATE: Work(synchronised(update_call(step, batch, device), len(batch.labels), device)),
+    }
+    if isinstance(teacher := parts.teacher, Teacher):
+        works[TEACHER] = alone(lambda: teacher(taught), parts.teacher_flops)
+    return {name: works[name] for name in PARTS if name in works}
+
+
+def heads(output: Output) -> list[torch.Tensor]:
+    """The logits of both heads, or of the only one."""
+    return list(output) if isinstance(output, tuple) else [output]
+
+
+def backward_turn(forward: Callable[[], Output], student: torch.nn.Module, count: int, device: torch.device) -> Prepare:
+    """The backward alone: its forward is run before the turn."""
+
+    def prepare() -> Turn:
+        student.zero_grad(set_to_none=True)
+        logits = heads(forward())
+        gradients = [torch.full_like(output, 1 / output.numel()) for output in logits]
+        wait_for(device)
+        return synchronised(lambda: torch.autograd.backward(logits, gradients), count, device)()
+
+    return prepare
+
+
+def loss_call(
+    parts: Assembled, step: TrainStep, output: Output, labels: MixedLabels, images: torch.Tensor
+) -> Callable[[], object]:
+    """Loss and its gradient in the logits."""
+    leaves = [logits.detach().requires_grad_() for logits in heads(output)]
+    given = (leaves[0], leaves[1]) if isinstance(output, tuple) else leaves[0]
+    answer = parts.teacher(images) if isinstance(parts.teacher, Teacher) else None
+    return lambda: torch.autograd.grad(step.loss(given, labels, answer), leaves)
+
+
+def update_call(step: TrainStep, batch: Batch, device: torch.device) -> Callable[[], object]:
+    """Check of the gradients, optimizer, moving average; the gradients are those of the last backward."""
+    zero = torch.zeros((), device=device)
+
+    def call() -> None:
+        step.guard.apply(0, zero, batch.views)
         step.update_ema()
         step.guard.take()
 
-    def whole(step: TrainStep) -> Callable[[], object]:
-        return lambda: (step(batch, 0, groups), step.guard.take())
-
-    works: dict[str, Callable[[], object]] = {
-        "mixing": lambda: step.mix(batch, 0, groups),
-        "student forward + backward": forward_backward,
-        "optimizer + moving average": update,
-    }
-    if distilled:
-        works["teacher forward"] = lambda: teacher(batch.images)
-    works[WHOLE] = whole(step)
-    if distilled and config.distill.kind == "hard":
-        cached = replace(config, distill=replace(config.distill, label_cache="random labels"))
-        works[f"{WHOLE}, cached labels"] = whole(build(cached, RandomLabels()))
-    contenders = {Contender(name, OURS): synchronised(work, len(batch.labels), device) for name, work in works.items()}
-    return time_in_turns(contenders, turns)
+    return call

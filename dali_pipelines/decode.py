@@ -8,15 +8,16 @@ from nvidia.dali import fn, types
 from .image_set import Feeds
 from .operations import Node
 
+HARDWARE_DECODER_SHARE = 0.9
+"""Of the images, where a GPU has a decoder of its own (A100, H100, B200); not measured, `deit-fast tune` does."""
 MIXED_DECODER_HINTS = {
-    "hw_decoder_load": 0.9,
     "preallocate_width_hint": 5980,
     "preallocate_height_hint": 6430,
     "device_memory_padding": 211025920,
     "host_memory_padding": 140544512,
 }
 """Room for ImageNet's largest image, so that memory does not grow in steps: the figures of NVIDIA's ResNet-50 for DALI
-(DeepLearningExamples, PyTorch/Classification/ConvNets). The hardware decoder's share is not measured."""
+(DeepLearningExamples, PyTorch/Classification/ConvNets)."""
 
 
 def read(fed: Node, feeds: Feeds) -> Node:
@@ -31,8 +32,10 @@ def decode_device(device: str, decoder: str) -> str:
     return "mixed" if device == "gpu" and decoder in ("auto", "gpu") else "cpu"
 
 
-def decode(encoded: Node, device: str, **region: Node) -> Node:
+def decode(encoded: Node, device: str, hardware_share: float = HARDWARE_DECODER_SHARE, **region: Node) -> Node:
     """RGB HWC uint8 as Pillow decodes it: no rotation by EXIF, smooth chroma; `region`: start and shape of a crop.
+
+    hardware_share: of the batch, for the decoder of a GPU that has one; on the CPU without effect.
 
     A whole image is decoded as a region too: DALI 2.4's `decoders.image` dies (SIGSEGV) of a bad image in a batch
     of dozens; the decoder of regions raises, and costs 1.14 against 1.13 CPU-ms for 500 x 375 px. GPUs: not measured.
@@ -44,7 +47,7 @@ def decode(encoded: Node, device: str, **region: Node) -> Node:
         "jpeg_fancy_upsampling": True,
     }
     if device == "mixed":
-        options |= MIXED_DECODER_HINTS
+        options |= MIXED_DECODER_HINTS | {"hw_decoder_load": hardware_share}
     if not region:
         size = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
         region = {"start": types.Constant(np.zeros(2, dtype=np.int32)), "shape": size[0:2]}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, types
 
+from .decode import HARDWARE_DECODER_SHARE
 from .image_set import ImageSet
 from .native_graph import Backend, choose_backend, undecodable
 from .policy import build_policy
@@ -114,6 +115,7 @@ class TrainLoader(_Loader):
         device: str = "cpu",
         device_id: int = 0,
         decoder: str = "auto",
+        hardware_decoder_share: float = HARDWARE_DECODER_SHARE,
         num_threads: int = 2,
         prefetch: int = 2,
         dtype: torch.dtype = torch.float32,
@@ -127,7 +129,8 @@ class TrainLoader(_Loader):
         ValueError for an unknown policy, a decoder that the device lacks, or a native backend that is not built.
         """
         super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
-        self.sampler, self.augment, self.seed, self.decoder = sampler, augment, seed, decoder
+        self.sampler, self.augment, self.seed = sampler, augment, seed
+        self.decoder, self.hardware_decoder_share = decoder, hardware_decoder_share
         self.policy = build_policy(augment)
         self.substitutes = Substitutes(len(images), seed, max_bad_fraction, images.bad)
         self.build(source=lambda _info: [])  # a mistake in the options shows now, not at the first batch
@@ -140,6 +143,7 @@ class TrainLoader(_Loader):
             device=self.dali_device,
             feeds=self.images.feeds,
             decoder=self.decoder,
+            hardware_decoder_share=self.hardware_decoder_share,
             dtype=self.dali_dtype,
             backend=self.backend,
             batch_size=len(self.sampler.views(0)),
@@ -216,6 +220,7 @@ class ValidationLoader(_Loader):
         device: str = "cpu",
         device_id: int = 0,
         decoder: str = "auto",
+        hardware_decoder_share: float = HARDWARE_DECODER_SHARE,
         num_threads: int = 2,
         prefetch: int = 2,
         dtype: torch.dtype = torch.float32,
@@ -239,6 +244,7 @@ class ValidationLoader(_Loader):
             "device": self.dali_device,
             "feeds": images.feeds,
             "decoder": decoder,
+            "hardware_decoder_share": hardware_decoder_share,
             "dtype": self.dali_dtype,
             "backend": self.backend,
             "batch_size": sampler.batch_size,

@@ -16,7 +16,7 @@ from nvidia.dali import math as dali_math
 
 from . import augment as views
 from . import native_graph
-from .decode import decode, decode_device, read
+from .decode import HARDWARE_DECODER_SHARE, decode, decode_device, read
 from .draws import CROP_RATIO
 from .image_set import Feeds
 from .operations import Node
@@ -55,10 +55,10 @@ def choose_crop(encoded: Node, widths: Node, heights: Node, position: Node) -> t
     return fn.cast(start, dtype=types.INT32), fn.cast(shape, dtype=types.INT32)
 
 
-def decode_once(encoded: Node, device: str, is_first: Node, first: Node) -> Node:
+def decode_once(encoded: Node, device: str, hardware_share: float, is_first: Node, first: Node) -> Node:
     """Decodes the first view of each image of the batch; the others take its pixels. is_first, first: CPU int32."""
     if is_first != 0:
-        images = decode(encoded, device)
+        images = decode(encoded, device, hardware_share)
     else:
         blank = fn.reshape(fn.cast(encoded[0:3], dtype=types.UINT8), shape=[1, 1, 3], layout="HWC")
         images = blank.gpu() if device == "mixed" else blank
@@ -72,6 +72,7 @@ def build_train_pipeline(
     device: str,
     feeds: Feeds = "path",
     decoder: str = "auto",
+    hardware_decoder_share: float = HARDWARE_DECODER_SHARE,
     dtype: types.DALIDataType = types.FLOAT,
     backend: str = "graph",
     **pipeline_options: Any,
@@ -101,7 +102,7 @@ def build_train_pipeline(
         encoded = read(given["image"], feeds)
         if backend == "native":
             return native_graph.train_view(encoded, given, augment, dtype)
-        images = crop(encoded, given, augment, device, decode_on)
+        images = crop(encoded, given, augment, device, decode_on, hardware_decoder_share)
         images = fn.flip(images, horizontal=given["flip"])
         for k, place in enumerate(policy.places):
             table = given.get(f"table {k}")
@@ -111,7 +112,9 @@ def build_train_pipeline(
     return train_pipeline()
 
 
-def crop(encoded: Node, given: dict[str, Node], augment: TrainAugment, device: str, decode_on: str) -> Node:
+def crop(
+    encoded: Node, given: dict[str, Node], augment: TrainAugment, device: str, decode_on: str, hardware_share: float
+) -> Node:
     """From the file's bytes to the square view, on `device`."""
     size = augment.image_size_px
     if augment.crop == "simple":
@@ -119,11 +122,11 @@ def crop(encoded: Node, given: dict[str, Node], augment: TrainAugment, device: s
     else:
         start, shape = choose_crop(encoded, given["crop widths"], given["crop heights"], given["crop position"])
     if augment.decode_once:
-        images = decode_once(encoded, decode_on, given["is first"], given["first"])
+        images = decode_once(encoded, decode_on, hardware_share, given["is first"], given["first"])
     elif augment.crop == "simple":
-        images = decode(encoded, decode_on)
+        images = decode(encoded, decode_on, hardware_share)
     else:
-        images = decode(encoded, decode_on, start=start, shape=shape)
+        images = decode(encoded, decode_on, hardware_share, start=start, shape=shape)
     if device == "gpu" and decode_on == "cpu":
         images = images.gpu()
     if augment.crop == "simple":

@@ -9,7 +9,7 @@ from nvidia.dali import math as dali_math
 
 from . import native_graph
 from .augment import normalize
-from .decode import decode, decode_device, read
+from .decode import HARDWARE_DECODER_SHARE, decode, decode_device, read
 from .image_set import Feeds
 from .operations import Node
 from .resize import resize_bicubic, shorter_side_to
@@ -34,6 +34,7 @@ def build_validation_pipeline(
     device: str,
     feeds: Feeds = "path",
     decoder: str = "auto",
+    hardware_decoder_share: float = HARDWARE_DECODER_SHARE,
     dtype: types.DALIDataType = types.FLOAT,
     backend: str = "graph",
     **pipeline_options: Any,
@@ -56,7 +57,7 @@ def build_validation_pipeline(
             return native_graph.validation_view(encoded, image_size_px, resized, mean, std, dtype)
         target = shorter_side_to(resized, fn.peek_image_shape(encoded, adjust_orientation=False))
         start = round_half_even((target - float(image_size_px)) * 0.5)
-        images = decode(encoded, decode_on)
+        images = decode(encoded, decode_on, hardware_decoder_share)
         if device == "gpu" and decode_on == "cpu":
             images = images.gpu()
         images = resize_bicubic(images, target)

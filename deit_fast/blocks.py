@@ -5,13 +5,23 @@ Shapes: B batch, N tokens, K of them that are asked for, C embedding, H heads, D
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deit_fast.kernels.attention import attention
+
+DropPath = Tensor | Sequence[Tensor]
+"""Stochastic depth of a forward: 2 * depth rows or tensors, one for each residual branch; see `add_branch`."""
+
+CallBlock = Callable[..., Any]
+"""(block, its inputs) -> what the block gives."""
+RunBlocks = Callable[[nn.ModuleList, nn.LayerNorm, Tensor, DropPath | None, CallBlock], Tensor]
+"""(blocks, last norm, x [B, N, C], stochastic depth, ...) -> the normed tokens that the heads read, [B, K, C]."""
 
 
 def cut_patches(images: Tensor, patch_size_px: int) -> Tensor:
@@ -29,6 +39,7 @@ class PatchEmbed(nn.Module):
     """Cuts images [B, 3, H, W] into patches and projects each: [B, patches, C].
 
     One matrix product on NHWC patches instead of a convolution; the weight keeps the convolution's name and shape.
+    Patches that are cut already, [B, patches, P * P * 3] in the order of `cut_patches`, are taken as they are.
     """
 
     def __init__(self, patch_size_px: int, embed_dim: int) -> None:
@@ -38,7 +49,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        patches = cut_patches(images, self.patch_size_px)
+        patches = images if images.ndim == 3 else cut_patches(images, self.patch_size_px)
         if patches.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
             patches = patches.to(weight.dtype)  # the loader's float16 images with an fp32 student
         return F.linear(patches, weight, self.proj.bias)
@@ -53,10 +64,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x_BNC: Tensor) -> Tensor:
+    def heads(self, x_BNC: Tensor) -> Tensor:
+        """What the heads find, beside one another, before the projection."""
         B, N, C = x_BNC.shape
         qkv_BN3HD = self.qkv(x_BNC).view(B, N, 3, self.num_heads, C // self.num_heads)
-        return self.proj(attention(qkv_BN3HD, self.backend))
+        return attention(qkv_BN3HD, self.backend)
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        return self.proj(self.heads(x_BNC))
 
 
 class PrefixAttention(Attention):
@@ -69,7 +84,8 @@ class PrefixAttention(Attention):
         super().__init__(embed_dim, num_heads, backend)
         self.num_queries = num_queries
 
-    def forward(self, x_BNC: Tensor) -> Tensor:
+    def heads(self, x_BNC: Tensor) -> Tensor:
+        """Of the first K tokens: [B, N, C] -> [B, K, C]."""
         B, N, C = x_BNC.shape
         K, H, D = self.num_queries, self.num_heads, C // self.num_heads
         weight_q, weight_kv = self.qkv.weight.split([C, 2 * C])
@@ -80,7 +96,7 @@ class PrefixAttention(Attention):
         # plain products: fused attention works on tiles of 64 or 128 queries, of which 1 or 2 would be used
         weights_BHKN = ((q_BHKD * D**-0.5) @ k_BHND.transpose(-2, -1)).softmax(dim=-1)
         out_BHKD = weights_BHKN.to(v_BHND.dtype) @ v_BHND
-        return self.proj(out_BHKD.transpose(1, 2).reshape(B, K, C))
+        return out_BHKD.transpose(1, 2).reshape(B, K, C)
 
 
 class Mlp(nn.Module):
@@ -92,8 +108,12 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(4 * embed_dim, embed_dim)
 
+    def hidden(self, x_BNC: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, 4C], what the second linear reads."""
+        return self.act(self.fc1(x_BNC))
+
     def forward(self, x_BNC: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x_BNC)))
+        return self.fc2(self.hidden(x_BNC))
 
 
 class LayerScale(nn.Module):
@@ -136,6 +156,7 @@ class Block(nn.Module):
         *,
         layer_scale_init: float | None = None,
         num_queries: int | None = None,
+        build_mlp: Callable[[int], Mlp] = Mlp,
     ) -> None:
         super().__init__()
 
@@ -150,7 +171,7 @@ class Block(nn.Module):
             self.attn = PrefixAttention(embed_dim, num_heads, attention_backend, num_queries)
         self.ls1 = layer_scale()
         self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.mlp = Mlp(embed_dim)
+        self.mlp = build_mlp(embed_dim)
         self.ls2 = layer_scale()
 
     def forward(self, x_BNC: Tensor, drop_attention: Tensor | None = None, drop_mlp: Tensor | None = None) -> Tensor:
@@ -164,3 +185,24 @@ class Block(nn.Module):
 
     def _mlp_branch(self, x_BKC: Tensor) -> Tensor:
         return self.ls2(self.mlp(self.norm2(x_BKC)))
+
+
+def call_block(block: nn.Module, *inputs: Any) -> Any:
+    """The backward finds what the forward kept."""
+    return block(*inputs)
+
+
+def recompute_block(block: nn.Module, *inputs: Any) -> Any:
+    """The backward computes the block again from its inputs (Chen et al. 2016, arXiv 1604.06174)."""
+    # a block draws nothing (stochastic depth is an argument), so there is no generator to set back
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def run_blocks(
+    blocks: nn.ModuleList, norm: nn.LayerNorm, x_BNC: Tensor, drop_path: DropPath | None, call: CallBlock
+) -> Tensor:
+    """Block after block, and the last norm."""
+    for i, block in enumerate(blocks):
+        drops = () if drop_path is None else (drop_path[2 * i], drop_path[2 * i + 1])
+        x_BNC = call(block, x_BNC, *drops)
+    return norm(x_BNC)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from deit_fast.dali_pipelines.loader import TrainLoader
+from deit_fast.kernels.choice import choose
 
 from .ask_teacher import LabelReader
 from .ask_teacher import Teacher as TeacherCall
@@ -34,14 +35,27 @@ def build_train_step(
     """The step, and the teacher in it. ValueError for a teacher that does not fit the data."""
     teacher = choose_teacher(config, len(state.classes), ranks, precision, loader)
     if config.runtime.compile:
-        subset = config.model.drop_path_mode == "subset"
-        compile_blocks(state.student, cuda_graphs=config.runtime.cuda_graphs, subset=subset)
-    step = TrainStep(
+        compile_student(config, state.student)
+    step = assemble_step(config, state, distributed_student(config, state.student, ranks), teacher, ranks, precision)
+    return step, teacher
+
+
+def compile_student(config: Config, student: nn.Module) -> None:
+    """Block by block, as the runtime section wants it."""
+    subset = config.model.drop_path_mode == "subset"
+    compile_blocks(student, cuda_graphs=bool(config.runtime.cuda_graphs), subset=subset)
+
+
+def assemble_step(
+    config: Config, state: RunState, student: nn.Module, teacher: TeacherLike, ranks: Ranks, precision: str
+) -> TrainStep:
+    """The step of a state; student is what is called, the state's own or its `distributed_student`."""
+    return TrainStep(
         config,
-        distributed_student(config, state.student, ranks),
+        student,
         model=state.student,
         teacher=teacher,
-        loss=build_loss(config.distill, config.mix, config.loss),
+        loss=build_loss(config.distill, config.mix, config.loss, choose("distill_loss", config.runtime.kernels)),
         optimizer=state.optimizer,
         scaler=state.scaler,
         ema=state.ema,
@@ -49,7 +63,6 @@ def build_train_step(
         device=ranks.device,
         rank=ranks.rank,
     )
-    return step, teacher
 
 
 def distributed_student(config: Config, student: nn.Module, ranks: Ranks) -> nn.Module:
@@ -97,6 +110,8 @@ def cached_labels(config: Config, num_classes: int, ranks: Ranks, precision: str
 
 def live_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str) -> Teacher:
     """distill.teacher, as the runtime section wants it computed."""
+    if config.runtime.teacher_precision != "auto":
+        precision = config.runtime.teacher_precision
     return build_teacher(
         config.distill,
         num_classes=num_classes,
@@ -112,10 +127,10 @@ def live_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str)
 
 def figures_of(config: Config, student: nn.Module, teacher: TeacherLike, ranks: Ranks) -> Figures:
     """What turns images/s into utilisation; counted only where the device's peak is known."""
-    peak = peak_flops(ranks.device)
+    peak, distilled = peak_flops(ranks.device), config.distill.kind != "none"
     if peak is None or not ranks.is_main:
-        return Figures(ranks.world_size, 0.0, None)
+        return Figures(ranks.world_size, 0.0, None, distilled)
     flops = 3.0 * forward_flops(student, config.model.image_size_px)  # a backward is two forwards
     if isinstance(teacher, Teacher):
         flops += forward_flops(teacher.model, teacher.image_size_px or config.model.image_size_px)
-    return Figures(ranks.world_size, flops, peak)
+    return Figures(ranks.world_size, flops, peak, distilled)

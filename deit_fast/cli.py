@@ -17,8 +17,14 @@ deit-fast VERB [options]
   demo    trains a teacher and a distilled student on a small real data set; a few minutes on 2 CPU cores
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
-  bench   deit-fast bench loader|step|kernels|parity: images/s against the budget, times of kernels, parity with timm
+  bench   deit-fast bench loader|step|train|kernels: images/s of every stage against the budget, times of kernels;
+          parity with timm; accuracy: the recipe's claims in small; compare A B: what differs beyond noise between two
+          runs; report ROWS.jsonl --out FILE.html: all of it as one page
   profile deit-fast profile --config RECIPE --data.path DIR: where each millisecond of a step goes; profile compare A B
+  tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
+  doctor  deit-fast doctor --config RECIPE --data.path DIR: what would go wrong in the next days, and its mend
+  plan    deit-fast plan --config deit_base_distilled --gpu h100 --gpus 8 --price 2.5: days, cost, memory and limit of a
+          run, predicted before anything is rented
   data    deit-fast data scan|pack|verify|sample: find bad images, pack tar shards, check them, write a small data set
   teacher-cache  deit-fast teacher-cache --config deit_base_distilled --data.path /imagenet --out DIR: the teacher's
           labels of a whole run, computed once; train with --distill.label_cache DIR
@@ -37,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "eval": evaluate,
         "bench": bench,
         "profile": profile,
+        "tune": tune,
+        "doctor": doctor,
+        "plan": plan,
         "data": data,
         "teacher-cache": teacher_cache,
         "export": export,
@@ -114,9 +123,10 @@ def train(arguments: list[str]) -> int:
     from .budget import REQUIRED_IMAGES_PER_SECOND, projected_days
     from .distributed import process_group
     from .trainer import Trainer
+    from .tuned import apply_tuned
 
     with process_group(config.runtime.device) as ranks:
-        outcome = Trainer(config, ranks).fit()
+        outcome = Trainer(apply_tuned(config, ranks.device), ranks).fit()
         if not ranks.is_main:
             return 0
     if outcome.unsaved:
@@ -184,7 +194,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`deit-fast bench loader|step|kernels|parity`."""
+    """`deit-fast bench VERB`."""
     from deit_fast.benchmarks.command import run
 
     return run(arguments)
@@ -193,6 +203,27 @@ def bench(arguments: list[str]) -> int:
 def profile(arguments: list[str]) -> int:
     """`deit-fast profile --config RECIPE --data.path DIR`, or `profile compare A B`."""
     from .profile.command import run
+
+    return run(arguments)
+
+
+def tune(arguments: list[str]) -> int:
+    """`deit-fast tune --config RECIPE [--minutes N]`."""
+    from deit_fast.benchmarks.tune.command import run
+
+    return run(arguments)
+
+
+def doctor(arguments: list[str]) -> int:
+    """`deit-fast doctor [--config RECIPE] [--data.path DIR]`."""
+    from .doctor.command import run
+
+    return run(arguments)
+
+
+def plan(arguments: list[str]) -> int:
+    """`deit-fast plan --config RECIPE --gpu KIND --gpus N --price P`."""
+    from .planning.command import run
 
     return run(arguments)
 

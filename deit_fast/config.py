@@ -33,10 +33,12 @@ class DataConfig:
     """graph: DALI's operators; native: this package's, Pillow's pixels in less time, CPU only; auto: that if built."""
     decoder: Literal["auto", "cpu", "gpu"] = "auto"
     """Where JPEGs are decoded; auto: where the rest of the pipeline runs."""
+    hardware_decoder_share: float | None = None
+    """Share of the JPEGs, 0 to 1, for a GPU's decoder; its cores take the rest. Default: as tuned here, else 0.9."""
     num_threads: int | None = None
-    """CPU threads of the loader in this process; default: the CPU cores divided among the processes here."""
-    prefetch: int = 2
-    """Batches that are prepared ahead."""
+    """CPU threads of the loader in this process; default: as tuned here, else the cores divided among processes."""
+    prefetch: int | None = None
+    """Batches that are prepared ahead; default: as tuned here, else 2."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class DistillConfig:
     soft_normalization: Literal["official", "batchmean"] = "official"
     """official divides the soft loss by batch x classes, batchmean by the batch alone."""
     teacher: str = "regnety_160"
-    """Name of a timm model."""
+    """Name of a timm model, or with teacher_checkpoint of a DeiT (deit_*)."""
     teacher_checkpoint: str | None = None
     """The teacher's weights (.safetensors, .pth); without it timm downloads the pretrained ones."""
     teacher_image_size_px: int | None = None
@@ -199,25 +201,35 @@ class RuntimeConfig:
     accumulate_steps: int = 1
     """Forwards and backwards whose gradients one step of the optimizer sums; the global batch grows with it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
+    """auto: as tuned here, else bf16 where the device computes in it, else fp16 on a GPU and fp32 on a CPU."""
     attention: Literal[
         "auto", "reference", "sdpa", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math", "triton"
     ] = "auto"
     """sdpa: torch's fused attention, its backend chosen by torch or by the suffix; reference: plain matrix products;
     triton: the kernel for short rows; auto: what was tuned here, else sdpa, but reference on a CPU in bf16."""
-    kernels: Literal["auto", "reference", "triton"] = "auto"
-    """Loss, batch preparation, add + norm, GELU: triton: the fused kernels; reference: plain torch, which torch.compile
-    fuses; auto: for each what was tuned on this GPU, else reference."""
-    compile: bool = False
-    """Compile the student block by block with torch.compile."""
-    cuda_graphs: bool = False
-    """Replay the compiled blocks as CUDA graphs (needs compile and a cuda device); for small models."""
-    teacher_compile: bool = False
-    """Compile the teacher with torch.compile."""
-    teacher_layout: Literal["channels_last", "contiguous"] = "channels_last"
-    """Memory format of the teacher; which is faster differs by GPU and version: measure it."""
-    teacher_fold: bool = True
-    """Fold the teacher's batch norms into its convolutions: exact but for rounding."""
+    kernels: str = "auto"
+    """Batch preparation, add + norm, GELU, loss: triton: the fused kernels; reference: plain torch, which torch.compile
+    fuses; or the names of those to run in triton, such as add_norm,gelu_bias (all: batch_prep, add_norm, gelu_bias,
+    distill_loss); auto: what was tuned here, else reference."""
+    compile: bool | None = None
+    """Compile the student block by block with torch.compile; null: as tuned here, else false."""
+    cuda_graphs: bool | None = None
+    """Replay the compiled blocks as CUDA graphs (needs compile and a cuda device); null: as tuned here, else false."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each block of the student and compute the block again in the backward: the same gradients,
+    a third more arithmetic, a fraction of the memory (`deit-fast plan` shows it)."""
+    teacher_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: as tuned here, else that of the student."""
+    teacher_compile: bool | None = None
+    """Compile the teacher with torch.compile; null: as tuned here, else false."""
+    teacher_layout: Literal["auto", "channels_last", "contiguous"] = "auto"
+    """Memory format of the teacher; which is faster differs by GPU and version. auto: as tuned here, else
+    channels_last."""
+    teacher_fold: bool | None = None
+    """Fold the teacher's batch norms into its convolutions: exact but for rounding; null: as tuned here, else true."""
+    tuned: str = "auto"
+    """What `deit-fast tune` measured decides what is auto or null: auto: its file for this device and model, where
+    there is a valid one; none: nothing; or a file, which has to be valid here."""
     pin_cores: bool = True
     """On cuda devices, bind each process to its share of the cores nearest to its device (NUMA)."""
     hang_timeout_s: float = 1800

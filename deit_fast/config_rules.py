@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deit_fast.kernels.choice import triton_kernels
+
 from .config import Config
 
 
@@ -29,6 +31,7 @@ def check_config(config: Config) -> None:
 def check_runtime(config: Config) -> None:
     """Rules across fields of loss, drop-path and runtime; ValueError naming both keys."""
     runtime, mix = config.runtime, config.mix
+    triton_kernels(runtime.kernels)
     if runtime.accumulate_steps < 1:
         raise ValueError(f"runtime.accumulate_steps must be at least 1, got {runtime.accumulate_steps}")
     if config.loss.label == "bce" and mix.label_smoothing:
@@ -42,6 +45,11 @@ def check_runtime(config: Config) -> None:
         )
     if runtime.cuda_graphs and not runtime.compile:
         raise ValueError("runtime.cuda_graphs replays compiled blocks, but runtime.compile is false; set it to true")
+    if runtime.cuda_graphs and runtime.checkpoint_activations:
+        raise ValueError(
+            "runtime.cuda_graphs replays forwards in order, but runtime.checkpoint_activations runs them again in "
+            "the backward; use one of the two"
+        )
     if config.model.drop_path_mode == "subset" and runtime.batch_size_per_device % mix.group_size:
         raise ValueError(
             f"model.drop_path_mode is subset, a share of each group, but mix.group_size {mix.group_size} does not "

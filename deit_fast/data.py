@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from deit_fast.dali_pipelines.decode import HARDWARE_DECODER_SHARE
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
 from deit_fast.dali_pipelines.train_augment import TrainAugment
 from deit_fast.dali_pipelines.unreadable import Substitutes
+from deit_fast.kernels.choice import choose
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, Config, DataConfig, EvalConfig
 from .distributed import Ranks
 from .open_images import open_images
+
+DEFAULT_PREFETCH = 2
+"""Batches; more hide longer stalls of a disk, and cost memory."""
+
+
+def hardware_decoder_share(data: DataConfig) -> float:
+    """What data.hardware_decoder_share comes to."""
+    given = data.hardware_decoder_share
+    return HARDWARE_DECODER_SHARE if given is None else given
 
 
 def open_train_and_val(data: DataConfig) -> tuple[ImageSet, ImageSet]:
@@ -31,7 +42,9 @@ def global_batch_size(config: Config, ranks: Ranks) -> int:
     return config.runtime.batch_size_per_device * config.runtime.accumulate_steps * ranks.world_size
 
 
-def train_augment(augment: AugmentConfig, image_size_px: int, *, decode_once: bool = False) -> TrainAugment:
+def train_augment(
+    augment: AugmentConfig, image_size_px: int, *, decode_once: bool = False, normalize: bool = True
+) -> TrainAugment:
     """The training view as the pipelines describe it."""
     return TrainAugment(
         image_size_px=image_size_px,
@@ -47,6 +60,7 @@ def train_augment(augment: AugmentConfig, image_size_px: int, *, decode_once: bo
         erase_count=augment.erase_count,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        normalize=normalize,
         decode_once=decode_once,
     )
 
@@ -54,6 +68,14 @@ def train_augment(augment: AugmentConfig, image_size_px: int, *, decode_once: bo
 def image_dtype(precision: str) -> torch.dtype:
     """That of the loader's images: float16 for bf16 too, which DALI lacks; it holds normalised pixels more finely."""
     return torch.float32 if precision == "fp32" else torch.float16
+
+
+def kernel_normalizes(config: Config) -> bool:
+    """Whether bytes come from the loader, and the batch preparation kernel normalises them: half of float16's traffic.
+
+    Not with random erasing, which comes after normalisation.
+    """
+    return choose("batch_prep", config.runtime.kernels) == "triton" and config.augment.erase_probability == 0
 
 
 def train_loader(config: Config, images: ImageSet, ranks: Ranks, precision: str) -> TrainLoader:
@@ -72,13 +94,19 @@ def train_loader(config: Config, images: ImageSet, ranks: Ranks, precision: str)
     return TrainLoader(
         images,
         sampler,
-        train_augment(config.augment, config.model.image_size_px, decode_once=decode_once),
+        train_augment(
+            config.augment,
+            config.model.image_size_px,
+            decode_once=decode_once,
+            normalize=not kernel_normalizes(config),
+        ),
         device=ranks.device.type,
         device_id=ranks.device.index or 0,
         backend=config.data.backend,
         decoder=config.data.decoder,
         num_threads=config.data.num_threads or ranks.cores,
-        prefetch=config.data.prefetch,
+        prefetch=config.data.prefetch or DEFAULT_PREFETCH,
+        hardware_decoder_share=hardware_decoder_share(config.data),
         dtype=image_dtype(precision),
         seed=config.runtime.seed,
         bad_sample=config.data.bad_sample,
@@ -105,7 +133,8 @@ def validation_loader(
         backend=data.backend,
         decoder=data.decoder,
         num_threads=data.num_threads or ranks.cores,
-        prefetch=data.prefetch,
+        prefetch=data.prefetch or DEFAULT_PREFETCH,
+        hardware_decoder_share=hardware_decoder_share(data),
         dtype=image_dtype(precision),
         bad_sample=data.bad_sample,
     )

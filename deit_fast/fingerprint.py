@@ -13,6 +13,7 @@ import torch
 
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.native_graph import choose_backend
+from deit_fast.kernels.choice import choose
 
 from .config import Config
 from .weights import read_weights
@@ -69,9 +70,11 @@ def fingerprint(config: Config, images: ImageSet, global_batch_size: int, precis
         "teacher weights": hash_teacher(distill.teacher_checkpoint),
         "distill.teacher_image_size_px": distill.teacher_image_size_px,
         "precision": precision,
-        "runtime.teacher_layout": runtime.teacher_layout,
-        "runtime.teacher_fold": runtime.teacher_fold,
-        "runtime.teacher_compile": runtime.teacher_compile,
+        "batch preparation": choose("batch_prep", runtime.kernels),
+        "runtime.teacher_precision": precision if runtime.teacher_precision == "auto" else runtime.teacher_precision,
+        "runtime.teacher_layout": "channels_last" if runtime.teacher_layout == "auto" else runtime.teacher_layout,
+        "runtime.teacher_fold": runtime.teacher_fold is not False,
+        "runtime.teacher_compile": bool(runtime.teacher_compile),
     }
     return Fingerprint(json.loads(json.dumps(values)))  # as it will be read back: tuples are lists
 

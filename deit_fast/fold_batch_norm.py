@@ -34,7 +34,7 @@ def fold_batch_norms(model: nn.Module, image_size_px: int) -> int:
     for conv, norm in pairs:
         _fold(conv, norm)
         parent, name = parents[id(norm)]
-        setattr(parent, name, _what_remains(norm))
+        setattr(parent, name, what_remains(norm))
     after = model(probe)
     if (after - before).abs().max() <= TOLERANCE * before.abs().max():
         return len(pairs)
@@ -86,7 +86,7 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
 
 
-def _what_remains(norm: nn.BatchNorm2d) -> nn.Module:
-    """timm's BatchNormAct2d also drops and activates."""
+def what_remains(norm: nn.BatchNorm2d) -> nn.Module:
+    """Of a norm that was folded away: timm's BatchNormAct2d also drops and activates."""
     left = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
     return nn.Sequential(*left)

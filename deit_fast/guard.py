@@ -6,7 +6,7 @@ reads it at the next log step together with the losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ class StepRecord:
     """Of all ranks' mean gradient, before clipping."""
     views: Tensor
     """int64 [B], this rank's."""
+    distillation_loss: float = 0.0
+    """The part of the loss that is the teacher's: alpha times the distillation loss."""
 
     @property
     def skipped(self) -> bool:
@@ -47,10 +49,10 @@ class GradientGuard:
             self.clip = lambda norm: nn.utils.clip_grads_with_norm_(self.parameters, clip_grad_norm, norm)
         skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
         self._apply = self._apply_on_device if skips_on_device else self._apply_on_host
-        self._recent: list[tuple[int, Tensor, Tensor, Tensor]] = []
+        self._recent: list[tuple[int, Tensor, Tensor | float, Tensor, Tensor]] = []
 
     @torch.no_grad()
-    def apply(self, step: int, loss: Tensor, views: Tensor) -> Tensor:
+    def apply(self, step: int, loss: Tensor, views: Tensor, distillation: Tensor | float = 0.0) -> Tensor:
         """Unscales, checks, clips and applies the gradients; returns the loss, or 0 for a skipped step."""
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -58,7 +60,7 @@ class GradientGuard:
         finite = torch.isfinite(norm)
         self.clip(norm)
         self._apply(finite)
-        self._recent.append((step, loss, norm, views))
+        self._recent.append((step, loss, distillation, norm, views))
         return torch.where(finite & torch.isfinite(loss), loss, 0)
 
     def _apply_on_device(self, finite: Tensor) -> None:
@@ -77,8 +79,13 @@ class GradientGuard:
         recent, self._recent = self._recent, []
         if not recent:
             return []
-        numbers = torch.stack([torch.stack([loss.float(), norm.float()]) for _, loss, norm, _ in recent]).tolist()
+        steps, losses, parts, norms, views = zip(*recent, strict=True)
+        numbers = torch.stack([_column(values, norms[0].device) for values in (losses, norms, parts)])
         return [
-            StepRecord(step, loss, norm, views)
-            for (step, _, _, views), (loss, norm) in zip(recent, numbers, strict=True)
+            StepRecord(step, loss, norm, view, part)
+            for step, view, (loss, norm, part) in zip(steps, views, numbers.T.tolist(), strict=True)
         ]
+
+
+def _column(values: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    return torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device) for value in values])

@@ -14,11 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deit_fast.kernels.distill_loss import LossTerms
+from deit_fast.kernels.distill_loss import distill_loss as fused_loss
+from deit_fast.kernels.registration import say_once
+
 from .config import DistillConfig, LossConfig, MixConfig
 from .mixing import MixedLabels
 
 Output = Tensor | tuple[Tensor, Tensor]
 Loss = Callable[[Output, MixedLabels, Tensor | None], Tensor]
+DistillationPart = Callable[[Output, Tensor | None], Tensor | float]
+"""(student output, the teacher's answer) -> alpha times the distillation loss, detached; 0 without distillation."""
 
 
 def full_precision(logits: Tensor) -> Tensor:
@@ -98,17 +104,24 @@ def cosub_loss(logits: Tensor, labels: MixedLabels, on_labels: Callable[[Tensor,
     return 0.25 * (on_labels(one, labels) + on_labels(other, labels) + taught_by_other + taught_by_one)
 
 
-def build_loss(distill: DistillConfig, mix: MixConfig, loss: LossConfig | None = None) -> Loss:
+def build_loss(
+    distill: DistillConfig, mix: MixConfig, loss: LossConfig | None = None, backend: str = "reference"
+) -> Loss:
     """(student output, labels, the teacher's answer or None) -> fp32 scalar on the device; the variant is chosen here.
 
     The teacher's answer is its logits [B, C], or, for hard distillation from a label cache, its top classes, int64 [B].
-    ValueError for alpha outside [0, 1] or a temperature that is not positive.
+    backend: reference, or triton, which has no cosub: that stays with the reference. ValueError for alpha outside
+    [0, 1] or a temperature that is not positive.
     """
     if not 0 <= distill.alpha <= 1:
         raise ValueError(f"distill.alpha must be in [0, 1], got {distill.alpha}")
     if not distill.temperature > 0:
         raise ValueError(f"distill.temperature must be above 0, got {distill.temperature}")
     loss = loss or LossConfig()
+    if backend == "triton" and not loss.cosub:
+        return build_fused_loss(distill, mix, loss)
+    if backend == "triton":
+        say_once("runtime.kernels: loss.cosub has no distill_loss in Triton: reference")
     on_labels = build_label_loss(loss, mix)
     if distill.kind == "none":
         if loss.cosub:
@@ -118,10 +131,24 @@ def build_loss(distill: DistillConfig, mix: MixConfig, loss: LossConfig | None =
     alpha = distill.alpha
 
     def distilled(output: Output, labels: MixedLabels, answer: Tensor | None) -> Tensor:
-        assert isinstance(output, tuple)
+        cls, dist = _both(output)
         assert answer is not None
-        cls, dist = output
         return (1 - alpha) * on_labels(cls, labels) + alpha * on_teacher(dist, answer)
+
+    return distilled
+
+
+def build_fused_loss(distill: DistillConfig, mix: MixConfig, loss: LossConfig) -> Loss:
+    """The same as one kernel forward and one backward."""
+    terms = LossTerms(
+        distill.kind, loss.label, mix.label_smoothing, distill.alpha, distill.temperature, distill.soft_normalization
+    )
+    if distill.kind == "none":
+        return lambda output, labels, _teacher: fused_loss(_single(output), *labels, terms, backend="triton")
+
+    def distilled(output: Output, labels: MixedLabels, answer: Tensor | None) -> Tensor:
+        cls, dist = _both(output)
+        return fused_loss(cls, *labels, terms, dist, answer, backend="triton")
 
     return distilled
 
@@ -135,6 +162,28 @@ def build_distillation_loss(distill: DistillConfig) -> Callable[[Tensor, Tensor]
     return hard_distillation_loss if distill.label_cache is None else cached_distillation_loss
 
 
+def build_distillation_part(distill: DistillConfig) -> DistillationPart:
+    """The part of the loss that is the teacher's, for the log; what is left of the loss is the labels' part.
+
+    Computed apart from the loss, which may be one kernel that gives the sum alone: [B, C] once more, without gradient.
+    """
+    if distill.kind == "none":
+        return lambda _output, _answer: 0.0
+    on_teacher = build_distillation_loss(distill)
+
+    def part(output: Output, answer: Tensor | None) -> Tensor:
+        assert isinstance(output, tuple)
+        assert answer is not None
+        return distill.alpha * on_teacher(output[1].detach(), answer)
+
+    return part
+
+
 def _single(output: Output) -> Tensor:
     assert not isinstance(output, tuple)
+    return output
+
+
+def _both(output: Output) -> tuple[Tensor, Tensor]:
+    assert isinstance(output, tuple)
     return output

@@ -5,42 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .activations import count_activations
 from .config import Config
-from .precision import autocast
 
 BYTES_PER_WEIGHT = 4 * 5
 """fp32: weight, gradient, two moments of the optimizer, moving average."""
 USABLE = 0.9
 """Share of the device that activations and weights may take: the rest is DALI's, the context's, and lost to gaps."""
-
-
-def saved_bytes_per_image(model: nn.Module, image_size_px: int, precision: str) -> int:
-    """Bytes that the forward of one image keeps for its backward: counted in a forward on the CPU.
-
-    Every storage once; weights are not counted. What a compiler recomputes or fuses away is not known here, so for a
-    compiled model it is an upper bound.
-    """
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    saved: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    images = torch.zeros(COUNTED_IMAGES, 3, image_size_px, image_size_px)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.enable_grad():
-        with autocast(precision, torch.device("cpu")):
-            output = model(images)
-        saved_bytes = sum(saved.values())
-    del output
-    # autocast's copies of the weights are among what is saved, once and not per image
-    casts = 0 if precision == "fp32" else sum(p.numel() * 2 for p in model.parameters() if p.ndim > 1)
-    return max(0, saved_bytes - casts) // COUNTED_IMAGES
-
-
-COUNTED_IMAGES = 2
 
 
 def fitting_batch_size(total_bytes: int, num_weights: int, bytes_per_image: int, multiple: int = 2) -> int:
@@ -68,12 +39,48 @@ def advice(batch_size: int, accumulate_steps: int, fits: int, group_size: int) -
     )
 
 
+def bytes_besides_torch(device: torch.device) -> int:
+    """What is used of a CUDA device, and not by torch's allocator."""
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free - torch.cuda.memory_reserved(device)
+
+
+class DeviceMemory:
+    """GiB on a device, torch's and DALI's apart; None on a CPU. Make it before a loader is built.
+
+    DALI has no count of its own pools. What is used besides torch, and was not when this was made, is theirs, and that
+    of kernels which the driver loads at their first use; what was there already is the CUDA context's, NCCL's and that
+    of other processes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before_loader = bytes_besides_torch(device) if device.type == "cuda" else 0
+
+    @property
+    def torch_gib(self) -> float | None:
+        """Most that torch's allocator held so far."""
+        return torch.cuda.max_memory_reserved(self.device) / 2**30 if self.device.type == "cuda" else None
+
+    @property
+    def dali_gib(self) -> float | None:
+        """DALI's pools now; they grow and do not shrink."""
+        if self.device.type != "cuda":
+            return None
+        return max(0, bytes_besides_torch(self.device) - self.before_loader) / 2**30
+
+    @property
+    def other_gib(self) -> float | None:
+        """What neither of the two uses."""
+        return self.before_loader / 2**30 if self.device.type == "cuda" else None
+
+
 def advise_on(config: Config, model: nn.Module, precision: str, device: torch.device) -> str:
     """The line for a run that ran out of memory. On a CPU, whose memory is shared with others, without a prediction."""
     runtime = config.runtime
     fits = runtime.batch_size_per_device // 2
     if device.type == "cuda":
-        per_image = saved_bytes_per_image(model.cpu(), config.model.image_size_px, precision)
+        per_image = count_activations(model.cpu(), config.model.image_size_px, precision).peak_bytes_per_image
         total = torch.cuda.get_device_properties(device).total_memory
         fits = fitting_batch_size(total, sum(p.numel() for p in model.parameters()), per_image)
     return advice(runtime.batch_size_per_device, runtime.accumulate_steps, fits, config.mix.group_size)

@@ -28,11 +28,18 @@ class EpochSums:
     """Views of all ranks that showed another image in place of a bad one."""
     skipped_steps: int = 0
     """Of the steps, those whose gradients were not finite; their loss is not in the sum."""
+    distillation_loss: float = 0.0
+    """The part of `loss` that is the teacher's; 0 without one."""
 
     @property
     def mean_loss(self) -> float:
         """Mean loss of the steps counted."""
         return self.loss / max(1, self.steps - self.skipped_steps)
+
+    @property
+    def mean_distillation_loss(self) -> float:
+        """The teacher's part of the mean loss: alpha times the distillation loss."""
+        return self.distillation_loss / max(1, self.steps - self.skipped_steps)
 
     @property
     def images_per_second(self) -> float:
@@ -53,6 +60,7 @@ class EpochSums:
         self.data_wait_seconds += other.data_wait_seconds
         self.replaced_views += other.replaced_views
         self.skipped_steps += other.skipped_steps
+        self.distillation_loss += other.distillation_loss
 
     def as_dict(self) -> dict[str, Any]:
         """For the checkpoint."""

@@ -82,6 +82,11 @@ def mix_batch(images: Tensor, labels: Tensor, plans: Sequence[MixPlan], group_si
             target[:, :, y0:y1, x0:x1] = partner[:, :, y0:y1, x0:x1]
         else:
             torch.mul(source, plan.lam, out=target).add_(partner, alpha=1 - plan.lam)
+    return mixed, mix_labels(labels, plans, group_size)
+
+
+def mix_labels(labels: Tensor, plans: Sequence[MixPlan], group_size: int) -> MixedLabels:
+    """Each image's label, its partner's, and the weight of the first; labels int64 [B]."""
     partners = labels.view(len(plans), group_size).flip(1).reshape(-1)
     lam = torch.tensor([plan.lam for plan in plans], dtype=torch.float32).repeat_interleave(group_size)
-    return mixed, MixedLabels(labels, partners, lam.to(images.device, non_blocking=True))
+    return MixedLabels(labels, partners, lam.to(labels.device, non_blocking=True))

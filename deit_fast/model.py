@@ -9,18 +9,18 @@ Shapes: B batch, N tokens (patches plus 1 or 2), K class and distillation token,
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from .blocks import Block, PatchEmbed
-from .variants import DEIT_VARIANTS, DeiTShape
+from deit_fast.kernels.registration import say_once
 
-DropPath = Tensor | Sequence[Tensor]
-"""Stochastic depth of a forward: 2 * depth rows or tensors, one for each residual branch; see `add_branch`."""
+from .blocks import Block, DropPath, Mlp, PatchEmbed, RunBlocks, call_block, recompute_block, run_blocks
+from .fused_blocks import FusedBlock, FusedMlp, run_fused_blocks
+from .variants import DEIT_VARIANTS, DeiTShape
 
 
 class Heads(NamedTuple):
@@ -33,8 +33,17 @@ class Heads(NamedTuple):
 class DeiT(nn.Module):
     """ViT/DeiT. Call it to train (both heads) and for inference (their mean); `forward_heads` gives them apart."""
 
-    def __init__(self, shape: DeiTShape, *, image_size_px: int, num_classes: int, attention: str = "auto") -> None:
-        """ValueError when the patches do not tile the image."""
+    def __init__(
+        self,
+        shape: DeiTShape,
+        *,
+        image_size_px: int,
+        num_classes: int,
+        attention: str = "auto",
+        kernels: Collection[str] = (),
+    ) -> None:
+        """kernels: those to run in Triton, of add_norm and gelu_bias. ValueError when the patches do not tile the
+        image."""
         super().__init__()
         patch, embed_dim, distilled = shape.patch_size_px, shape.embed_dim, shape.distilled
         if image_size_px % patch:
@@ -44,20 +53,25 @@ class DeiT(nn.Module):
                 f"use --model.image_size_px {below} or {below + patch}"
             )
         self.shape = shape
+        self.checkpoint_blocks = False
         self.num_prefix_tokens = 2 if distilled else 1
         num_positions = (image_size_px // patch) ** 2 + (self.num_prefix_tokens if shape.positions_on_prefix else 0)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if distilled else None
         self.patch_embed = PatchEmbed(patch, embed_dim)
+        fused = "add_norm" in kernels
+        build_block = FusedBlock if fused else Block
+        self.run_blocks: RunBlocks = run_fused_blocks if fused else run_blocks
         self.blocks = nn.ModuleList(
-            Block(
+            build_block(
                 embed_dim,
                 shape.num_heads,
                 attention,
                 layer_scale_init=shape.layer_scale_init,
                 # the heads read only class and distillation token, so the last block computes no others
                 num_queries=self.num_prefix_tokens if i == shape.depth - 1 else None,
+                build_mlp=FusedMlp if "gelu_bias" in kernels else Mlp,
             )
             for i in range(shape.depth)
         )
@@ -89,14 +103,19 @@ class DeiT(nn.Module):
     def forward_heads(self, images: Tensor, drop_path: DropPath | None = None) -> Heads:
         """The logits of each head.
 
-        images [B, 3, H, W], in any memory format; drop_path: from `draw_drop_path_scale` (fp32 [2 * depth, B]) or
-        `draw_kept_samples` (a list of int64 [kept]).
+        images [B, 3, H, W], in any memory format, or their patches, as PatchEmbed takes them; drop_path: from
+        `draw_drop_path_scale` (fp32 [2 * depth, B]) or `draw_kept_samples` (a list of int64 [kept]).
         """
-        x_BNC = self.tokens(images)
-        for i, block in enumerate(self.blocks):
-            x_BNC = block(x_BNC) if drop_path is None else block(x_BNC, drop_path[2 * i], drop_path[2 * i + 1])
-        x_BKC = self.norm(x_BNC)
+        call = recompute_block if self.checkpoint_blocks and torch.is_grad_enabled() else call_block
+        x_BKC = self.run_blocks(self.blocks, self.norm, self.tokens(images), drop_path, call)
         return Heads(self.head(x_BKC[:, 0]), None if self.head_dist is None else self.head_dist(x_BKC[:, 1]))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether the backward computes each block again from its input instead of finding what the forward kept.
+
+        By timm's name for it. The same gradients, for a third more arithmetic (Chen et al. 2016, arXiv 1604.06174).
+        """
+        self.checkpoint_blocks = enable
 
     def forward(self, images: Tensor, drop_path: DropPath | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Training: (cls, dist) logits, or cls alone without a distillation token. Evaluation: their mean."""
@@ -112,14 +131,29 @@ def has_dist_head(model: nn.Module) -> bool:
 
 
 def create_student(
-    name: str, *, num_classes: int, image_size_px: int, drop_path_rate: float, attention: str
+    name: str,
+    *,
+    num_classes: int,
+    image_size_px: int,
+    drop_path_rate: float,
+    attention: str,
+    kernels: Collection[str] = (),
 ) -> nn.Module:
     """A DeiT of variants.py by its name, else timm's model of that name; ValueError, with near names, for neither.
 
-    drop_path_rate goes to timm's models only: a DeiT gets its draws as an argument of each forward.
+    drop_path_rate goes to timm's models only: a DeiT gets its draws as an argument of each forward. kernels goes to
+    DeiTs only: what of it timm's models leave to their own code is said once.
     """
     if name in DEIT_VARIANTS:
-        return DeiT(DEIT_VARIANTS[name], image_size_px=image_size_px, num_classes=num_classes, attention=attention)
+        return DeiT(
+            DEIT_VARIANTS[name],
+            image_size_px=image_size_px,
+            num_classes=num_classes,
+            attention=attention,
+            kernels=kernels,
+        )
+    if inside := [kernel for kernel in ("add_norm", "gelu_bias") if kernel in kernels]:
+        say_once(f"runtime.kernels: {' and '.join(inside)} are for the DeiTs of this package, not for timm's {name}")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [*DEIT_VARIANTS, *timm.list_models()], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "any name of timm.list_models() will do"

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .budget import BUDGET_DAYS, projected_days
 from .guard import StepRecord
 from .live import LiveLine
+from .memory import DeviceMemory
 from .metrics import EpochSums, JsonLines
 
 
@@ -25,6 +24,8 @@ class Figures:
     """Student forward and backward, and the teacher's forward where one runs."""
     peak_flops: float | None
     """Of one device; None where it is not known."""
+    distilled: bool = False
+    """Whether a part of the loss is a teacher's."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class LogRow:
     step: int
     epoch: int
     loss: float
+    label_loss: float | None
+    distillation_loss: float | None
+    """The two parts of the loss, which add up to it: 1 - alpha times the labels' and alpha times the teacher's; None
+    without a teacher."""
     lr: float
     gradient_norm: float
     images_per_second: float
@@ -43,8 +48,10 @@ class LogRow:
     data_wait_fraction: float
     torch_memory_gib: float | None
     """Most that torch's allocator held on this rank's device; None on a CPU."""
+    dali_memory_gib: float | None
+    """What DALI holds there (memory.DeviceMemory); None on a CPU."""
     other_memory_gib: float | None
-    """Used on the device besides: DALI, CUDA context, NCCL, other processes; None on a CPU."""
+    """Used on the device besides: CUDA context, NCCL, other processes; None on a CPU."""
     host_memory_gib: float
     """Largest resident memory of this process so far."""
     replaced_views: int
@@ -55,35 +62,29 @@ class LogRow:
     """For 300 epochs of ImageNet-1k at this speed."""
 
 
-def device_memory(device: torch.device) -> tuple[float | None, float | None]:
-    """GiB of torch, and of all others, on a CUDA device."""
-    if device.type != "cuda":
-        return None, None
-    free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device)
-    return torch.cuda.max_memory_reserved(device) / 2**30, others / 2**30
-
-
 def build_row(
-    step: int, epoch: int, lr: float, stretch: EpochSums, norm: float, figures: Figures, device: torch.device,
+    step: int, epoch: int, lr: float, stretch: EpochSums, norm: float, figures: Figures, memory: DeviceMemory,
     skipped_steps: int,
 ) -> LogRow:  # fmt: skip
     """The row of a stretch of steps."""
     speed = stretch.images_per_second
-    torch_memory, other_memory = device_memory(device)
+    distillation = stretch.mean_distillation_loss if figures.distilled else None
     peak = figures.peak_flops
     return LogRow(
         step=step,
         epoch=epoch,
         loss=stretch.mean_loss,
+        label_loss=None if distillation is None else stretch.mean_loss - distillation,
+        distillation_loss=distillation,
         lr=lr,
         gradient_norm=norm,
         images_per_second=speed,
         images_per_second_per_device=speed / figures.devices,
         mfu=None if peak is None else speed * figures.flops_per_image / (peak * figures.devices),
         data_wait_fraction=stretch.data_wait_fraction,
-        torch_memory_gib=torch_memory,
-        other_memory_gib=other_memory,
+        torch_memory_gib=memory.torch_gib,
+        dali_memory_gib=memory.dali_gib,
+        other_memory_gib=memory.other_gib,
         host_memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         replaced_views=stretch.replaced_views,
         skipped_steps=skipped_steps,
@@ -93,16 +94,20 @@ def build_row(
 
 def row_text(row: LogRow, epochs: int, devices: int) -> str:
     """The row for people, on one line."""
-    text = (
-        f"epoch {row.epoch + 1}/{epochs}  loss {row.loss:.3f}  lr {row.lr:.2e}  {row.images_per_second:,.0f} images/s"
-    )
+    text = f"epoch {row.epoch + 1}/{epochs}  loss {row.loss:.3f}"
+    if row.distillation_loss is not None:
+        text += f" (labels {row.label_loss:.3f} + teacher {row.distillation_loss:.3f})"
+    text += f"  lr {row.lr:.2e}  {row.images_per_second:,.0f} images/s"
     if devices > 1:
         text += f" ({row.images_per_second_per_device:,.0f} per device)"
     if row.mfu is not None:
         text += f"  MFU {row.mfu:.1%}"
     text += f"  data wait {row.data_wait_fraction:.0%}"
     if row.torch_memory_gib is not None:
-        text += f"  memory {row.torch_memory_gib:.1f} + {row.other_memory_gib:.1f} GiB"
+        text += (
+            f"  memory torch {row.torch_memory_gib:.1f} + DALI {row.dali_memory_gib:.1f} + other "
+            f"{row.other_memory_gib:.1f} GiB"
+        )
     if row.replaced_views:
         text += f"  replaced {row.replaced_views} views of bad images"
     if row.skipped_steps:

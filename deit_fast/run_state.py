@@ -12,8 +12,13 @@ from torch import nn
 from .checkpoint import load_checkpoint, newest_checkpoint, newest_readable_checkpoint
 from .config import CheckpointConfig, Config
 from .config_file import config_as_dict, differing_keys
+from .data import global_batch_size
+from .distributed import Ranks
 from .ema import Ema
 from .metrics import EpochSums
+from .optim import build_optimizer
+from .precision import gradient_scaler
+from .student import build_student
 from .weights import load_weights
 
 
@@ -102,3 +107,20 @@ class RunState:
                 f"checkpoint {path} holds the state of {state['optimizer_class']}, here it would be {ours}: NVIDIA's "
                 "apex is installed on one side only, or optim.apex differs"
             )
+
+
+def first_state(config: Config, classes: tuple[str, ...], ranks: Ranks, precision: str) -> RunState:
+    """The state before the first step: first weights on this rank's device, nothing averaged, nothing counted."""
+    batch_size = global_batch_size(config, ranks)
+    student = build_student(config, len(classes)).to(ranks.device)
+    return RunState(
+        config=config,
+        classes=classes,
+        global_batch_size=batch_size,
+        student=student,
+        ema=Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None,
+        optimizer=build_optimizer(student, config.optim, global_batch_size=batch_size),
+        scaler=gradient_scaler(precision, ranks.device),
+        step=0,
+        sums=EpochSums(),
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deit_fast.dali_pipelines.native import plugin
+from deit_fast.kernels.choice import triton_kernels
 
 from .apex import explain, find_apex
-from .config import Config
+from .config import Config, RuntimeConfig
 from .distributed import Ranks
 from .host import cores_wanted, host_warnings, pin_cores, raise_open_file_limit
 from .optim import scaled_lr
+from .tuned import describe_tuned
 
 TARGET_IMAGES_PER_SECOND = 4_700
 """Of DeiT-B without teacher on an H100 at 50 % of its peak; predicted, no measurement."""
@@ -54,6 +56,13 @@ def describe_loader(backend: str, ranks: Ranks) -> str:
     return f"loader: {backend} backend; {plugin.describe()}"
 
 
+def describe_kernels(runtime: RuntimeConfig) -> str:
+    """Which kernels run in Triton, and which attention."""
+    names = triton_kernels(runtime.kernels)
+    fused = f"{', '.join(names)} in Triton" if names else "plain torch"
+    return f"kernels: {fused}; attention {runtime.attention}"
+
+
 def prepare_host(config: Config, ranks: Ranks) -> None:
     """Binds this process to its cores, before any thread is started."""
     if config.runtime.pin_cores and ranks.device.type == "cuda":
@@ -64,6 +73,8 @@ def say_start(config: Config, ranks: Ranks, global_batch_size: int, backend: str
     """The lines before the first step."""
     say(describe_batch(config, ranks, global_batch_size))
     say(describe_loader(backend, ranks))
+    say(describe_tuned(config, ranks.device))
+    say(describe_kernels(config.runtime))
     wanted = cores_wanted(TARGET_IMAGES_PER_SECOND)
     say(
         f"{ranks.cores} CPU cores for each device; the loader at 224 px would need {wanted:.1f} for "

@@ -22,10 +22,11 @@ from .config import Config
 from .drop_path import draw_drop_path_scale, draw_kept_samples
 from .ema import Ema
 from .guard import GradientGuard
-from .losses import Loss
-from .mixing import MixedLabels, draw_plan, mix_batch
+from .losses import Loss, build_distillation_part
+from .mixing import MixedLabels
 from .model import DeiT
 from .precision import autocast
+from .prepare_batch import build_prepare
 
 StudentRandomness = Callable[[int, Tensor], tuple[object, ...]]
 """(step, views [B]) -> what the student's forward takes after the images."""
@@ -99,6 +100,9 @@ class TrainStep:
         self.optimizer, self.scaler, self.precision, self.device = optimizer, scaler, precision, device
         self.randomness = student_randomness(model, config, device, rank)
         self.ask_teacher: Ask = build_ask(teacher, device)
+        self.distillation_part = build_distillation_part(config.distill)
+        teacher_looks = teacher is not no_teacher and not isinstance(teacher, LabelReader)
+        self.mix = build_prepare(config, model, teacher_looks=teacher_looks, precision=precision)
         self.guard = GradientGuard(list(model.parameters()), optimizer, scaler, config.optim.clip_grad_norm)
         self.passes = second_pass if config.loss.cosub else one_pass
         self.parts = accumulation_parts(student, config.runtime.batch_size_per_device, config.runtime.accumulate_steps)
@@ -107,36 +111,28 @@ class TrainStep:
 
     def __call__(self, batch: Batch, step: int, groups: list[int]) -> Tensor:
         self.begin()
-        images, labels = self.mix(batch, step, groups)
-        answer = self.ask_teacher(images, batch.views, step)
+        mixed, labels = self.mix(batch, step, groups)
+        answer = self.ask_teacher(mixed.teacher, batch.views, step)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
+        distillation: Tensor | float = 0.0
         for part, gradients_stay_local in self.parts:
             with gradients_stay_local():
-                output = self.forward(images[part], batch.views[part], step)
+                output = self.forward(mixed.student[part], batch.views[part], step)
                 part_labels = MixedLabels(*(values[part] for values in labels))
                 loss = self.loss(output, part_labels, answer(part)) / len(self.parts)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-        loss = self.guard.apply(step, total, batch.views)
+            distillation += self.distillation_part(output, answer(part)) / len(self.parts)
+        loss = self.guard.apply(step, total, batch.views, distillation)
         self.update_ema()
         return loss
 
-    def mix(self, batch: Batch, step: int, groups: list[int]) -> tuple[Tensor, MixedLabels]:
-        """Mixup or CutMix of each group, by its plan."""
-        return mix_step(batch, step, groups, self.config)
-
     def forward(self, images: Tensor, views: Tensor, step: int) -> Tensor | tuple[Tensor, Tensor]:
-        """The student's logits of both heads, or of its only one."""
+        """The student's logits of both heads, or of its only one; images or patches, as the student takes them."""
         images, views = self.passes(images, views)
         with autocast(self.precision, self.device):
             return self.student(images, *self.randomness(step, views))
-
-
-def mix_step(batch: Batch, step: int, groups: list[int], config: Config) -> tuple[Tensor, MixedLabels]:
-    """What teacher and student see of a batch: a pure function of it and of (seed, step, group)."""
-    plans = [draw_plan(config.runtime.seed, step, group, config.mix, config.model.image_size_px) for group in groups]
-    return mix_batch(batch.images, batch.labels, plans, config.mix.group_size)
 
 
 def one_pass(images: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deit_fast.kernels.choice import triton_kernels
+
 from .config import Config
 from .model import DeiT, create_student, has_dist_head
 from .weights import load_weights, read_weights
@@ -20,6 +22,7 @@ def build_student(config: Config, num_classes: int) -> nn.Module:
         image_size_px=config.model.image_size_px,
         drop_path_rate=config.model.drop_path_rate,
         attention=config.runtime.attention,
+        kernels=triton_kernels(config.runtime.kernels),
     )
     if config.distill.kind != "none" and not has_dist_head(student):
         raise ValueError(
@@ -31,9 +34,26 @@ def build_student(config: Config, num_classes: int) -> nn.Module:
             f"data.repeats_placement is same_rank, but model.name {config.model.name} has batch normalisation, whose "
             "statistics would see each image several times; use --data.repeats_placement official"
         )
+    if config.runtime.checkpoint_activations:
+        checkpoint_activations(student, config.model.name)
     if config.model.init_checkpoint:
         load_weights(student, read_weights(config.model.init_checkpoint).state_dict, finetune=True)
     return student
+
+
+def checkpoint_activations(student: nn.Module, name: str) -> None:
+    """Lets the backward compute each block again; ValueError for a model of timm that cannot."""
+    cannot = ValueError(
+        f"runtime.checkpoint_activations is true, but model.name {name} of timm cannot compute its blocks again; use "
+        "--runtime.checkpoint_activations false and a smaller --runtime.batch_size_per_device"
+    )
+    enable = getattr(student, "set_grad_checkpointing", None)
+    if enable is None:
+        raise cannot
+    try:
+        enable(True)
+    except AssertionError:  # how timm's models say it
+        raise cannot from None
 
 
 def compile_blocks(

@@ -1,4 +1,4 @@
-"""The teacher of distillation: a frozen ConvNet of timm that sees the student's mixed images."""
+"""The teacher of distillation: a frozen ConvNet of timm, or a DeiT, that sees the student's mixed images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig
 from .fold_batch_norm import fold_batch_norms
+from .model import DeiT
+from .variants import DEIT_VARIANTS
 from .weights import load_weights, num_classes, read_weights
 
 OFFICIAL_WEIGHTS = {"regnety_160": "regnety_160.deit_in1k"}
@@ -41,14 +43,17 @@ class Teacher:
         shift: Tensor | None,
         device: torch.device,
         autocast_dtype: torch.dtype | None,
-        layout: str = "channels_last",
-        fold: bool = True,
-        compiled: bool = False,
+        layout: str = "auto",
+        fold: bool | None = None,
+        compiled: bool | None = None,
     ) -> None:
-        """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same."""
-        self.memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same.
+
+        layout auto is channels_last, fold None is true, compiled None is false: what a run does that was not tuned.
+        """
+        self.memory_format = torch.contiguous_format if layout == "contiguous" else torch.channels_last
         model = model.eval().requires_grad_(False)
-        if fold:
+        if fold is not False:
             fold_batch_norms(model, image_size_px or PROBE_SIZE_PX)
         if autocast_dtype is not None and not any(isinstance(module, NORMS) for module in model.modules()):
             # autocast would cast frozen weights again in every forward: its cache holds trained ones only
@@ -72,6 +77,8 @@ class Teacher:
             images = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
         if self.scale is not None and self.shift is not None:
             images = torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))
+        if self.autocast_dtype is None:
+            images = images.float()  # the student's may be fp16, which no autocast brings to an fp32 teacher
         return images.contiguous(memory_format=self.memory_format)
 
 
@@ -83,16 +90,17 @@ def build_teacher(
     student_std: tuple[float, ...],
     device: torch.device,
     autocast_dtype: torch.dtype | None,
-    layout: str = "channels_last",
-    fold: bool = True,
-    compiled: bool = False,
+    layout: str = "auto",
+    fold: bool | None = None,
+    compiled: bool | None = None,
 ) -> Teacher:
-    """distill.teacher of timm with the weights of distill.teacher_checkpoint, or timm's own, which it downloads.
+    """distill.teacher with the weights of distill.teacher_checkpoint, or a model of timm with its own, downloaded.
 
     ValueError, naming the key, for an unknown model, weights that do not fit it, or another number of classes than the
     data's `num_classes`; RuntimeError when the weights cannot be downloaded.
     """
-    if not timm.is_model(distill.teacher.split(".")[0]):
+    ours = distill.teacher in DEIT_VARIANTS and distill.teacher_checkpoint is not None
+    if not (ours or timm.is_model(distill.teacher.split(".")[0])):
         raise ValueError(f"unknown distill.teacher {distill.teacher}: not a model of timm")
     load = _load_local if distill.teacher_checkpoint else _download
     model, mean, std, image_size_px = load(distill, num_classes)
@@ -126,7 +134,13 @@ def _load_local(distill: DistillConfig, classes: int) -> Loaded:
     trained = num_classes(weights.state_dict)
     if trained is not None:
         _check_classes(trained, classes, f"distill.teacher_checkpoint {weights.path}")
-    model = timm.create_model(full_name(distill.teacher), pretrained=False, num_classes=classes)
+    image_size_px = (weights.config or {}).get("model", {}).get("image_size_px")
+    model: nn.Module
+    if distill.teacher in DEIT_VARIANTS:
+        shape = DEIT_VARIANTS[distill.teacher]
+        model = DeiT(shape, image_size_px=image_size_px or shape.image_size_px, num_classes=classes)
+    else:
+        model = timm.create_model(full_name(distill.teacher), pretrained=False, num_classes=classes)
     try:
         load_weights(model, weights)
     except ValueError as error:
@@ -134,8 +148,8 @@ def _load_local(distill: DistillConfig, classes: int) -> Loaded:
             f"distill.teacher {distill.teacher} does not fit distill.teacher_checkpoint: {error}"
         ) from error
     if weights.config is not None:  # trained by this trainer: its images are the student's
-        return model, IMAGENET_MEAN, IMAGENET_STD, weights.config.get("model", {}).get("image_size_px")
-    return model, *_trained_with(model.pretrained_cfg)
+        return model, IMAGENET_MEAN, IMAGENET_STD, image_size_px
+    return model, *_trained_with(getattr(model, "pretrained_cfg", {}))
 
 
 def _download(distill: DistillConfig, classes: int) -> Loaded:

@@ -15,7 +15,7 @@ from .distributed import Ranks
 from .fingerprint import Fingerprint, fingerprint
 from .label_cache import EpochLabels, read_shard, shard_path
 from .precision import choose_precision
-from .step import mix_step
+from .prepare_batch import build_prepare
 
 
 def parse_epochs(text: str, epochs: int) -> range:
@@ -45,6 +45,7 @@ def write_label_cache(
     if config.distill.kind == "soft" and not 1 <= top_k <= len(images.classes):
         raise ValueError(f"--top-k must be from 1 to the number of classes, {len(images.classes)}, got {top_k}")
     teacher = live_teacher(config, len(images.classes), ranks, precision)
+    mix = build_prepare(config, None, teacher_looks=True, precision=precision)
     steps = loader.sampler.steps_per_epoch
     missing = [epoch for epoch in epochs if not is_made(folder, epoch, made_for)]
     ranks.barrier()  # all have looked before the first writes
@@ -52,8 +53,8 @@ def write_label_cache(
     for epoch in missing:
         labels = EpochLabels.empty(config.distill.kind, steps * batch_size, top_k)
         for step, batch in enumerate(loader.batches(epoch * steps, (epoch + 1) * steps), start=epoch * steps):
-            mixed, _ = mix_step(batch, step, loader.sampler.groups(step), config)
-            labels.put(batch.views, teacher(mixed), config.distill.temperature)
+            mixed, _ = mix(batch, step, loader.sampler.groups(step))
+            labels.put(batch.views, teacher(mixed.teacher), config.distill.temperature)
         bad = torch.zeros(len(images), dtype=torch.int32)
         bad[sorted(loader.substitutes.bad)] = 1
         for tensor in [*labels.tensors.values(), bad]:  # every view is some rank's, and zero elsewhere

@@ -19,21 +19,19 @@ from .checkpoint_writer import CheckpointWriter
 from .config import Config
 from .config_file import write_config
 from .config_rules import check_config
-from .data import count_bad, global_batch_size, open_train_and_val, train_loader, validation_loader
+from .data import count_bad, open_train_and_val, train_loader, validation_loader
 from .distributed import Ranks
-from .ema import Ema
 from .evaluate import Scores, evaluate
 from .interrupt import StopVote, catch_stop_signals
 from .live import LiveLine
-from .memory import advise_on, is_out_of_memory
+from .memory import DeviceMemory, advise_on, is_out_of_memory
 from .metrics import EpochSums, JsonLines, WaitClock
-from .optim import build_optimizer, scaled_lr
-from .precision import choose_precision, gradient_scaler
+from .optim import scaled_lr
+from .precision import choose_precision
 from .run_log import RunLog, build_row, write_skipped
-from .run_state import RunState, resume_path
+from .run_state import first_state, resume_path
 from .schedule import learning_rate
 from .start_report import prepare_host, say_start
-from .student import build_student
 from .watchdog import Watchdog
 
 
@@ -64,7 +62,6 @@ class Trainer:
         prepare_host(config, ranks)
 
         train_images, val_images = open_train_and_val(config.data)
-        batch_size = global_batch_size(config, ranks)
         self.train_loader = train_loader(config, train_images, ranks, self.precision)
         self.sampler = self.train_loader.sampler
         self.val_loader = validation_loader(
@@ -72,19 +69,8 @@ class Trainer:
         )
         self.last_step = self.sampler.steps_per_epoch * config.schedule.epochs
 
-        student = build_student(config, len(train_images.classes)).to(ranks.device)
-        self.peak_lr = scaled_lr(config.optim, batch_size)
-        self.state = RunState(
-            config=config,
-            classes=train_images.classes,
-            global_batch_size=batch_size,
-            student=student,
-            ema=Ema(student, config.optim.ema_decay) if config.optim.ema_decay is not None else None,
-            optimizer=build_optimizer(student, config.optim, global_batch_size=batch_size),
-            scaler=gradient_scaler(self.precision, ranks.device),
-            step=0,
-            sums=EpochSums(),
-        )
+        self.state = first_state(config, train_images.classes, ranks, self.precision)
+        self.peak_lr = scaled_lr(config.optim, self.state.global_batch_size)
         if resume_from is not None:
             self.state.restore(resume_from)
         self.train_step, self.teacher = build_train_step(config, self.state, ranks, self.precision, self.train_loader)
@@ -142,6 +128,7 @@ class Trainer:
         self.writer.newest = newest_checkpoint(self.folder)
         stack.callback(self.writer.wait)
         self.vote = StopVote(self.ranks, stack.enter_context(catch_stop_signals()))
+        self.memory = DeviceMemory(self.ranks.device)
         self.watchdog = Watchdog(self.ranks, config.runtime.hang_timeout_s)
         stack.callback(self.watchdog.close)
 
@@ -192,11 +179,13 @@ class Trainer:
         """Reads losses and norms, which waits for the device, and adds the stretch of steps to the epoch's sums."""
         records = self.train_step.guard.take()
         replaced = loss.new_tensor(self.train_loader.substitutes.take_replaced())
-        total, replaced_views = self.ranks.sum(torch.stack([loss, replaced])).tolist()
-        stretch.loss, stretch.replaced_views = total / self.ranks.world_size, int(replaced_views)
+        skipped = [record for record in records if record.skipped]
+        distillation = loss.new_tensor(sum(record.distillation_loss for record in records if not record.skipped))
+        sums = self.ranks.sum(torch.stack([loss, distillation, replaced])).tolist()
+        stretch.loss, stretch.distillation_loss = (value / self.ranks.world_size for value in sums[:2])
+        stretch.replaced_views = int(sums[2])
         stretch.images = stretch.steps * self.state.global_batch_size
         stretch.data_wait_seconds = batches.take()
-        skipped = [record for record in records if record.skipped]
         stretch.skipped_steps = len(skipped)
         self.state.sums.add(stretch)
         self.total.add(stretch)
@@ -204,7 +193,7 @@ class Trainer:
             write_skipped(self.folder, self.ranks.rank, record, self._images_of(record.step, record.views))
         row = build_row(
             self.state.step, self.epoch, self.state.optimizer.param_groups[0]["lr"], stretch,
-            records[-1].gradient_norm, self.log.figures, self.ranks.device,
+            records[-1].gradient_norm, self.log.figures, self.memory,
             self.state.sums.skipped_steps,
         )  # fmt: skip
         self.log.add(row)
@@ -240,6 +229,7 @@ class Trainer:
             "epoch": epoch,
             "step": state.step,
             "loss": sums.mean_loss,
+            "distillation_loss": sums.mean_distillation_loss,
             "lr": state.optimizer.param_groups[0]["lr"],
             "images_per_second": sums.images_per_second,
             "data_wait_fraction": sums.data_wait_fraction,

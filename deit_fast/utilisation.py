@@ -8,20 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-PEAK_TFLOPS = {
-    "V100": 125.0,
-    "A100": 312.0,
-    "A800": 312.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "H200": 989.0,
-    "L40S": 362.0,
-    "B200": 2250.0,
-    "RTX 3090": 71.0,
-    "RTX 4090": 165.0,
-}
-"""Dense bf16 (V100: fp16) matrix products with fp32 sums, by NVIDIA's data sheets; the longest fitting name counts."""
+from .gpus import gpu_of_driver
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -33,8 +20,8 @@ def peak_flops(device: torch.device) -> float | None:
 
 def peak_of(name: str) -> float | None:
     """FLOP/s by the name that the driver gives the device."""
-    known = [key for key in PEAK_TFLOPS if all(word in name for word in key.split())]
-    return PEAK_TFLOPS[max(known, key=len)] * 1e12 if known else None
+    gpu = gpu_of_driver(name)
+    return None if gpu is None else gpu.half_flops
 
 
 def forward_flops(model: nn.Module, image_size_px: int) -> int:

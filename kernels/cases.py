@@ -104,8 +104,8 @@ def _distill_loss() -> list[Case]:
         Case("distill_loss_forward/hard", value(hard), 14 * B * K, "(3 x 2 + 2 x 4) B K"),
         Case("distill_loss_forward/soft", value(soft), 14 * B * K, "(3 x 2 + 2 x 4) B K"),
         Case(
-            "distill_loss_backward", lambda: loss.backward(grad, grad, _empty(dtype=FP32), 0.5, 0.5, BF16),
-            12 * B * K, "(2 x 4 + 2 x 2) B K",
+            "distill_loss_backward", lambda: loss.backward(grad, grad, _empty(dtype=FP32), BF16), 12 * B * K,
+            "(2 x 4 + 2 x 2) B K",
         ),
     ]  # fmt: skip
 
@@ -139,7 +139,8 @@ def _add_norm() -> list[Case]:
         return lambda: norm.forward(x, branch, column, column, column, gamma, drop_path, slot, 1e-6)
 
     def backward(gamma: Tensor | None, slot: Tensor | None) -> Callable[[], Any]:
-        return lambda: norm.backward(x, branch, x, row, row, branch, column, column, gamma, drop_path, slot)
+        read = None if gamma is None else branch
+        return lambda: norm.backward(x, branch, x, row, row, read, column, column, gamma, drop_path, slot, B)
 
     return [
         Case("add_norm_forward", forward(None, None), 6 * u, "6u"),

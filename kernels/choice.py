@@ -1,12 +1,12 @@
-"""Which implementation of a kernel a run uses: as the user says, else as measured on this GPU, else plain torch."""
+"""Which kernels a run takes in Triton: what `runtime.kernels` says, read once when the trainer is built."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from .attention import BACKENDS
 
-TUNABLE = ("attention", "batch_prep", "add_norm", "gelu_bias", "distill_loss")
+FUSED = ("batch_prep", "add_norm", "gelu_bias", "distill_loss")
+"""What `runtime.kernels` names, in the order of a step; attention has a key of its own, `runtime.attention`."""
+TUNABLE = ("attention", *FUSED)
 
 
 def candidates(kernel: str) -> tuple[str, ...]:
@@ -15,22 +15,27 @@ def candidates(kernel: str) -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if name != "auto") if kernel == "attention" else ("reference", "triton")
 
 
-def choose(kernel: str, asked: str, tuned: Mapping[str, str] | None = None) -> str:
-    """The backend of `kernel`.
+def triton_kernels(asked: str) -> tuple[str, ...]:
+    """The kernels of FUSED that `runtime.kernels` wants in Triton; ValueError for a name that is none of them.
 
-    asked: runtime.kernels, or runtime.attention for attention. `auto` takes tuned[kernel], which `deit-fast tune`
-    measured on this GPU; without it, plain torch: reference, and for attention auto (sdpa). ValueError for a tuned
-    backend that there is not, which a file of another version may name.
+    asked: reference (none), triton (all), some of FUSED separated by commas, or auto: none, since torch.compile fuses
+    plain torch too; on a machine that was tuned, the names measured there have taken its place.
     """
-    assert kernel in TUNABLE
-    if asked != "auto":
-        return asked
-    found = (tuned or {}).get(kernel)
-    if found is None:
-        return "auto" if kernel == "attention" else "reference"
-    if found not in candidates(kernel):
+    if asked in ("auto", "reference", "triton"):
+        return FUSED if asked == "triton" else ()
+    names = [name.strip() for name in asked.split(",")]
+    unknown = [name for name in names if name not in FUSED]
+    if "attention" in unknown:
+        raise ValueError("runtime.kernels names attention, which is chosen by --runtime.attention triton")
+    if unknown:
         raise ValueError(
-            f"the tuned file says {found} for {kernel}, which takes {', '.join(candidates(kernel))}; "
-            "run deit-fast tune again"
+            f"runtime.kernels names {unknown[0] or 'nothing'}; it takes auto, reference, triton, or some of "
+            f"{', '.join(FUSED)}, separated by commas"
         )
-    return found
+    return tuple(name for name in FUSED if name in names)
+
+
+def choose(kernel: str, asked: str) -> str:
+    """The backend of one kernel of FUSED, triton or reference, as `runtime.kernels` asks."""
+    assert kernel in FUSED
+    return "triton" if kernel in triton_kernels(asked) else "reference"

@@ -13,6 +13,15 @@ from deit_fast.digits import write_digits
 collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or writes the user's cache, where a tuned file or a listing may lie."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """1,437 + 360 JPEGs of 32 x 32 px in 10 classes."""

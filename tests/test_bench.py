@@ -1,8 +1,11 @@
 """The benchmarks: that they run on real images, say what they measured, and append rows that can be read again."""
 
 import json
+import os
+import statistics
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
@@ -11,19 +14,25 @@ import numpy as np
 import pytest
 import torch
 
-from deit_fast.benchmarks.peers import (
-    CROP,
-    FULL,
-    PEERS,
-    VALIDATION,
-    Epochs,
-    Images,
-)
-from deit_fast.benchmarks.timing import OURS, Contender, Timing, cpu_seconds, time_in_turns
+from deit_fast.benchmarks.assembled import assemble
+from deit_fast.benchmarks.peers import CROP, FULL
+from deit_fast.benchmarks.process_tree import Stopwatch, cpu_seconds, peak_memory_bytes, reset_peak_memory
+from deit_fast.benchmarks.records import read_records
+from deit_fast.benchmarks.step import batch_of
+from deit_fast.benchmarks.timing import OURS, Contender, Timing, time_in_turns
+from deit_fast.benchmarks.timm_step import TimmStep, timm_student
 from deit_fast.cli import main
 from deit_fast.config import Config
-from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.dali_pipelines.native.plugin import is_available
+from deit_fast.distributed import Ranks
+from deit_fast.model import create_student
+
+ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+
+OF_TINY_STEPS = [
+    "--distill.teacher", "resnet10t", "--distill.teacher_image_size_px", "32",
+    "--runtime.batch_size_per_device", "8", "--mix.group_size", "8", "--data.num_threads", "1",
+]  # fmt: skip
 
 
 def rows_by_contender(record):
@@ -49,29 +58,9 @@ def test_loader(photographs, tmp_path, capsys):
     assert all(rows["full recipe", peer]["images_per_turn"] == 32 for peer in ("timm", "torchvision"))
     assert all(row["cpu_ms_per_image"] > 0 for row in rows.values())
     assert record["environment"]["cpu_cores"] >= 1
-
-
-def test_peers_see_the_recipes_images(photographs):
-    """Shapes and values as ours: normalised, square, the batch asked for, each pass as long as the other."""
-    images = scan_image_folder(photographs / "train")
-    config = Config()
-    config = replace(config, model=replace(config.model, image_size_px=64))
-    for load, make_transform in PEERS.values():
-        for workload in (CROP, FULL, VALIDATION):
-            image, label = Images(images, load, make_transform(config, workload))[7]
-            assert image.shape == (3, 64, 64)
-            assert image.dtype == torch.float32
-            assert -2.2 < image.mean() < 2.7
-            assert label == images.labels[7]
-    passes = Epochs(10, 4, 3, shuffle=True)
-    seen = [list(passes), list(passes)]
-    assert [len(batches) for batches in seen] == [3, 3]
-    assert sorted(np.array(seen).ravel()[:10]) == list(range(10))
-
-
-def test_an_unknown_peer_is_named(capsys):
-    assert main(["bench", "loader", "--against", "timm,nobody"]) == 2
-    assert "--against nobody" in capsys.readouterr().err
+    assert rows["file read", OURS]["images_per_turn"] == rows["decode of whole images", OURS]["images_per_turn"] == 32
+    mean_size = np.mean([path.stat().st_size for path in (photographs / "train").rglob("*.jpg")])
+    assert record["bytes_per_image"] == pytest.approx(mean_size)
 
 
 def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, capsys):
@@ -85,8 +74,7 @@ def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("recipe", ["demo_student_distilled", "demo_student"])
 def test_step(recipe, tmp_path, capsys):
-    arguments = ["bench", "step", "--config", recipe, "--distill.teacher", "resnet10t", "--turns", "2"]
-    arguments += ["--runtime.batch_size_per_device", "8", "--mix.group_size", "8"]
+    arguments = ["bench", "step", "--config", recipe, *OF_TINY_STEPS, "--turns", "2", "--against", "timm"]
     assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "required 1,482.8 images/s" in text
@@ -95,6 +83,12 @@ def test_step(recipe, tmp_path, capsys):
     row, _ = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     assert (("teacher forward", OURS) in rows_by_contender(row)) == (recipe == "demo_student_distilled")
     assert row["config"]["runtime"]["batch_size_per_device"] == 8
+    assert (row["schema"], row["bench"]) == (1, "step")
+    whole = rows_by_contender(row)["whole step", OURS]
+    assert whole["step_ms_p50"] <= whole["step_ms_p99"]
+    assert row["verdict"]["measured_images_per_second"] == whole["images_per_second"]
+    assert row["verdict"]["mfu"] == pytest.approx(whole["mfu"])
+    assert rows_by_contender(row)["whole step", "timm"]["tflops_per_image"] == whole["tflops_per_image"]
 
 
 def test_turns_are_interleaved():
@@ -110,7 +104,10 @@ def test_a_row_holds_median_and_spread():
     row = timing.row()
     assert row["images_per_second"] == 5
     assert (row["images_per_second_min"], row["images_per_second_max"]) == (2, 10)
-    assert row["cpu_ms_per_image"] == 100
+    assert row["images_per_second_p20"] == pytest.approx(2 + 0.4 * 3)
+    assert row["cpu_ms_per_image"] == row["cores_per_1000_images_per_second"] == 100
+    assert row["step_ms_p50"] is None
+    assert row["mfu"] is None
     assert timing.times_cheaper_than(Timing([10] * 3, [1.0] * 3, [3.0, 5.0, 4.0])) == 3
 
 
@@ -126,3 +123,138 @@ def test_cpu_time_covers_living_children():
 def test_what_to_measure_has_to_be_said(capsys):
     assert main(["bench"]) == 2
     assert "deit-fast bench loader" in capsys.readouterr().err
+
+
+def test_train_times_every_stage_and_the_whole(few_digits, tmp_path, capsys):
+    arguments = ["bench", "train", "--config", "demo_student_distilled", *OF_TINY_STEPS, "--data.path", str(few_digits)]
+    arguments += ["--turns", "2", "--steps-per-turn", "3"]
+    assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
+    (record,) = read_records(str(tmp_path / "rows.jsonl"))
+    rows = rows_by_contender(record)
+    stages = {"file read", "decode of whole images", CROP, FULL, "mixing", "teacher forward", "student forward"}
+    stages |= {"student backward", "loss", "optimizer + moving average", "whole step", "end to end"}
+    assert {name for name, _ in rows} >= stages
+    whole = rows["end to end", OURS]
+    assert (whole["images_per_turn"], whole["turns"], whole["warm_up_turns"]) == (24, 2, 1)
+    assert whole["step_ms_p50"] <= whole["step_ms_p95"] <= whole["step_ms_p99"]
+    assert whole["peak_memory_bytes"]["process"] > 100e6
+    # a step with the teacher asks for the teacher's arithmetic besides, and for no more
+    cached, teacher = rows["end to end, cached labels", OURS], rows["teacher forward", OURS]
+    assert whole["tflops_per_image"] == pytest.approx(cached["tflops_per_image"] + teacher["tflops_per_image"])
+    assert cached["tflops_per_image"] == pytest.approx(3 * rows["student forward", OURS]["tflops_per_image"])
+    assert {teacher: verdict["teacher"] for teacher, verdict in record["verdicts"].items()} == {
+        "live": "live", "cached": "cached",
+    }  # fmt: skip
+    assert record["verdict"]["measured_images_per_second"] == whole["images_per_second"]
+    assert 0 <= record["stalls"]["end to end"]["data_wait_fraction"] < 1
+    assert record["scaling"] is None
+    assert "MFU" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_train_under_torchrun_tells_scaling(few_digits, tmp_path):
+    """Two gloo processes: one record, of both, and one device alone beside them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "deit_fast", "bench", "train", "--config", "demo_student_distilled", *OF_TINY_STEPS]
+    command += ["--data.path", str(few_digits), "--turns", "2", "--json", str(tmp_path / "rows.jsonl")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = read_records(str(tmp_path / "rows.jsonl"))
+    rows = rows_by_contender(record)
+    together, alone = rows["end to end", OURS], rows["end to end, one device alone", OURS]
+    assert (together["images_per_turn"], alone["images_per_turn"]) == (2 * 2 * 8, 2 * 8)
+    assert record["verdict"]["devices"] == record["scaling"]["devices"] == 2
+    ratios = [
+        both / (2 * one)
+        for both, one in zip(together["turn_images_per_second"], alone["turn_images_per_second"], strict=True)
+    ]
+    assert record["scaling"]["efficiency"] == pytest.approx(statistics.median(ratios))
+    assert "scaling efficiency" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--against", "nobody"], "--against nobody"),
+        (["--against", "timm", "--distill.kind", "soft"], "distill.kind soft"),
+        (["--against", "timm", "--runtime.accumulate_steps", "2"], "runtime.accumulate_steps 1"),
+        (["--turns", "0"], "--turns must be at least 1"),
+    ],
+)
+def test_what_the_step_is_not_measured_against(options, named, capsys):
+    assert main(["bench", "step", "--config", "demo_student_distilled", *OF_TINY_STEPS, *options]) == 2
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["deit_mini_distilled_patch8_32", "deit_mini_patch8_32", "deit3_mini_patch8_32"])
+def test_timms_student_has_our_weights(name):
+    """The peer trains the same model: names and shapes of its state dict are ours."""
+    config = replace(Config(), model=replace(Config().model, name=name, image_size_px=32))
+    ours = create_student(name, num_classes=7, image_size_px=32, drop_path_rate=0.1, attention="reference")
+    theirs = timm_student(config, 7)
+    shapes = [{key: value.shape for key, value in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def test_timms_step_has_our_loss():
+    """Without mixing and drop-path, on the same weights: the same gradients as our own step's."""
+    model = replace(Config().model, name="deit_mini_distilled_patch8_32", image_size_px=32, drop_path_rate=0.0)
+    mix = replace(Config().mix, probability=0.0, group_size=8)
+    distill = replace(Config().distill, kind="hard", teacher="resnet10t", teacher_image_size_px=32)
+    runtime = replace(Config().runtime, batch_size_per_device=8, device="cpu", precision="fp32")
+    config = replace(Config(), model=model, mix=mix, distill=distill, runtime=runtime)
+    parts = assemble(config, tuple("abcdefghij"), ALONE)
+    batch = batch_of(parts)
+    peer = TimmStep(config, 10, torch.device("cpu"), "fp32")
+    peer.student.load_state_dict(parts.state.student.state_dict())
+    answers = parts.teacher(batch.images)
+    peer.teacher = lambda _images: answers
+    peer(batch.images, batch.labels)
+    parts.step(parts.teacher)(batch, 0, [0])
+    ours = dict(parts.state.student.named_parameters())
+    for name, parameter in peer.student.named_parameters():
+        torch.testing.assert_close(parameter.grad, ours[name].grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_stopwatch_measures_the_work_and_not_itself():
+    """Waiting takes wall time and no CPU; two of its own walks through /proc (milliseconds each) are in neither."""
+    watch = Stopwatch()
+    time.sleep(0.2)
+    wall, cpu = watch.read()
+    assert 0.2 <= wall < 0.2 + 5
+    assert cpu < 0.1
+    assert Stopwatch().read()[1] < 1e-3
+
+
+def test_peak_memory_is_that_of_the_turn():
+    """What was freed before a reset no longer counts; a child's memory does."""
+    big = np.ones(40 << 20, dtype=np.uint8)
+    reset_peak_memory()
+    before = peak_memory_bytes()
+    del big
+    reset_peak_memory()
+    if peak_memory_bytes() > before - (30 << 20):
+        pytest.skip("this kernel keeps one peak for the whole life of a process")
+    base = peak_memory_bytes()
+    hold = "import time\nhold = bytearray(64 << 20)\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=PIPE, stdout=PIPE, text=True) as child:
+        assert child.stdout.readline() == "done\n"
+        assert peak_memory_bytes() - base >= 64 << 20
+        child.communicate("\n")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_train_on_a_gpu_tells_its_memory_and_peak(photographs, tmp_path):
+    arguments = ["bench", "train", "--config", "deit_tiny_distilled", "--distill.teacher", "resnet10t", "--turns", "2"]
+    arguments += ["--runtime.batch_size_per_device", "16", "--mix.group_size", "16", "--steps-per-turn", "4"]
+    arguments += ["--data.path", str(photographs), "--runtime.device", "cuda"]
+    assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
+    (record,) = read_records(str(tmp_path / "rows.jsonl"))
+    whole = rows_by_contender(record)["end to end", OURS]
+    assert whole["peak_memory_bytes"]["torch"] > 50e6
+    assert whole["peak_memory_bytes"]["dali"] > 0
+    assert whole["step_ms_p50"] > 0
+    assert record["environment"]["gpu"]["driver_version"]

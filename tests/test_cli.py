@@ -48,13 +48,12 @@ def test_no_verb_and_an_unknown_one(capsys):
     assert "deit-fast VERB" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "deit-fast VERB" in capsys.readouterr().out
-    assert (
-        "unknown verb fly; the verbs are demo, train, eval, bench, profile, data, teacher-cache, export"
-        in wrong_use(capsys, "fly")
-    )
+    line = wrong_use(capsys, "fly")
+    assert "unknown verb fly; the verbs are demo, train, eval, bench, " in line
+    assert all(verb in line for verb in ("plan", "profile", "tune"))
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "eval", "teacher-cache"])
+@pytest.mark.parametrize("verb", ["demo", "train", "eval", "teacher-cache", "plan"])
 def test_help_shows_types_units_and_defaults(capsys, verb):
     with pytest.raises(SystemExit) as left:
         main([verb, "--help"])

@@ -58,7 +58,8 @@ from deit_fast.distributed import process_group
 from deit_fast.trainer import Trainer
 with process_group("cpu") as ranks:
     run = config(sys.argv[1], sys.argv[2], "--runtime.precision", "fp32", "--model.drop_path_rate", "0.3",
-                 "--runtime.batch_size_per_device", str(32 // ranks.world_size), recipe="demo_student")
+                 "--runtime.batch_size_per_device", str(32 // ranks.world_size), "--runtime.kernels", sys.argv[3],
+                 "--runtime.attention", "triton" if sys.argv[3] == "triton" else "auto", recipe="demo_student")
     trainer = Trainer(run, ranks)
     trainer.student.train()
     batch = next(trainer.train_loader.batches(0, 1))
@@ -69,15 +70,25 @@ with process_group("cpu") as ranks:
 """
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_gradients_and_loss_are_those_of_one_process(few_digits, tmp_path, ranks):
-    """The first step: mixing by group, drop-path by view, mean over all; 4 ranks share groups of 8."""
+@pytest.mark.parametrize(
+    ("ranks", "kernels"),
+    [
+        (2, "reference"),
+        pytest.param(4, "reference", marks=pytest.mark.slow),
+        pytest.param(2, "triton", marks=pytest.mark.slow),
+    ],
+)
+def test_gradients_and_loss_are_those_of_one_process(few_digits, tmp_path, ranks, kernels):
+    """The first step: mixing by group, drop-path by view, mean over all; 4 ranks share groups of 8.
+
+    kernels: plain torch, or all Triton kernels by their operators' CPU kernels, under DDP against one process.
+    """
     (tmp_path / "gradients.py").write_text(GRADIENTS.replace('"fp32"', '"fp32", "--mix.group_size", "8"'))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(__file__)}
     saved = []
     for count in (1, ranks):
         launcher = [sys.executable] if count == 1 else [*TORCHRUN[:-1], str(count)]
-        command = [*launcher, str(tmp_path / "gradients.py"), str(few_digits), str(tmp_path / f"{count}.pt")]
+        command = [*launcher, str(tmp_path / "gradients.py"), str(few_digits), str(tmp_path / f"{count}.pt"), kernels]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr
         saved.append(torch.load(tmp_path / f"{count}.pt"))

@@ -85,7 +85,7 @@ def test_speed_of_light_table(gpu, tmp_path, capsys):
     assert main(["bench", "kernels", "--speed-of-light", gpu, "--json", str(tmp_path / "rows.jsonl")]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "a model, not measured" in text
-    assert len(rows_of(tmp_path / "rows.jsonl")["rows"]) == len(all_cases())
+    assert len(rows_of(tmp_path / "rows.jsonl")["bounds"]) == len(all_cases())
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_resources_are_those_of_the_budget(tmp_path, capsys):
 
     assert main(["bench", "kernels", "--resources", "sm_80", "--json", str(tmp_path / "rows.jsonl")]) == 0
     assert "no GPU was used" in " ".join(capsys.readouterr().out.split())
-    assert rows_of(tmp_path / "rows.jsonl")["rows"] == {"sm_80": read_budget()["rows"]["sm_80"]}
+    assert rows_of(tmp_path / "rows.jsonl")["resources"] == {"sm_80": read_budget()["rows"]["sm_80"]}
 
 
 MACHINE_CODE = """

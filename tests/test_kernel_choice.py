@@ -1,36 +1,55 @@
 """What `runtime.kernels` and `runtime.attention` lead to."""
 
 import typing
+from dataclasses import replace
 
 import pytest
 
-from deit_fast.config import RuntimeConfig
+from deit_fast.config import Config, RuntimeConfig
+from deit_fast.config_rules import check_config
 from deit_fast.kernels.attention import BACKENDS
-from deit_fast.kernels.choice import TUNABLE, candidates, choose
+from deit_fast.kernels.choice import FUSED, TUNABLE, candidates, choose, triton_kernels
+from deit_fast.start_report import describe_kernels
 
 
-def test_what_is_asked_for_is_taken():
-    assert choose("add_norm", "triton", {"add_norm": "reference"}) == "triton"
-    assert choose("attention", "sdpa_flash", {"attention": "triton"}) == "sdpa_flash"
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("auto", ()),
+        ("reference", ()),
+        ("triton", FUSED),
+        ("gelu_bias", ("gelu_bias",)),
+        ("distill_loss, batch_prep", ("batch_prep", "distill_loss")),
+    ],
+)
+def test_what_is_asked_for_is_taken(asked, expected):
+    assert triton_kernels(asked) == expected
+    assert {kernel for kernel in FUSED if choose(kernel, asked) == "triton"} == set(expected)
 
 
-def test_auto_takes_what_was_tuned():
-    assert choose("distill_loss", "auto", {"distill_loss": "triton"}) == "triton"
-    assert choose("attention", "auto", {"attention": "sdpa_cudnn"}) == "sdpa_cudnn"
-
-
-@pytest.mark.parametrize("tuned", [None, {}])
-def test_auto_without_a_tuned_file_is_plain_torch(tuned):
-    assert choose("attention", "auto", tuned) == "auto"
-    assert {choose(kernel, "auto", tuned) for kernel in TUNABLE if kernel != "attention"} == {"reference"}
-
-
-def test_a_tuned_backend_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="the tuned file says cuda for gelu_bias, which takes reference, triton"):
-        choose("gelu_bias", "auto", {"gelu_bias": "cuda"})
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("rope", "runtime.kernels names rope; it takes auto, reference, triton, or some of batch_prep, add_norm"),
+        ("add_norm,", "runtime.kernels names nothing; it takes"),
+        ("add_norm,triton", "runtime.kernels names triton; it takes"),
+        ("attention,add_norm", "chosen by --runtime.attention triton"),
+    ],
+)
+def test_a_name_that_is_no_kernel_is_named(asked, message):
+    run = replace(Config(), model=replace(Config().model, name="deit_tiny_patch16_224"))
+    with pytest.raises(ValueError, match=message):
+        check_config(replace(run, runtime=RuntimeConfig(kernels=asked)))
 
 
 def test_the_configuration_offers_every_backend():
     hints = typing.get_type_hints(RuntimeConfig)
     assert set(typing.get_args(hints["attention"])) == set(BACKENDS)
-    assert set(typing.get_args(hints["kernels"])) == {"auto", *candidates("add_norm")}
+    assert set(candidates("attention")) == set(BACKENDS) - {"auto"}
+    assert all(candidates(kernel) == ("reference", "triton") for kernel in TUNABLE if kernel != "attention")
+
+
+def test_a_run_says_what_it_takes():
+    assert describe_kernels(RuntimeConfig()) == "kernels: plain torch; attention auto"
+    asked = RuntimeConfig(kernels="gelu_bias,add_norm", attention="sdpa_cudnn")
+    assert describe_kernels(asked) == "kernels: add_norm, gelu_bias in Triton; attention sdpa_cudnn"

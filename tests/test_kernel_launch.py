@@ -1,12 +1,17 @@
 """What is compiled ahead is what a GPU would run: Triton's own launch path, with a driver that only names the GPU."""
 
+import re
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from deit_fast.kernels.attention import triton as attention
 from deit_fast.kernels.cases import all_cases
+from deit_fast.kernels.distill_loss import LossTerms
+from deit_fast.kernels.distill_loss import triton as loss
 from deit_fast.kernels.launch import launch, recording
 from deit_fast.kernels.resources import compile_ahead
 
@@ -64,6 +69,44 @@ def test_a_recording_notes_what_would_be_launched():
     (noted,) = launches
     assert (noted.name, noted.grid, noted.num_warps) == ("forward_short", (4 * 2 * 4,), 4)
     assert noted.constants["CHUNKS"] == (128, 64, 16)
+
+
+class WhatElseRuns(TorchDispatchMode):
+    """Notes torch's operations that would launch a kernel: those that give a tensor which is not an empty one."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and "empty" not in func._schema.name:
+            self.seen.append(func._schema.name)
+        return result
+
+
+@pytest.mark.parametrize("kind", ["none", "hard", "soft"])
+def test_the_loss_takes_two_launches(kind):
+    """One forward, which adds up itself, and one backward; nothing by torch beside them."""
+    logits, lam = torch.empty(256, 1000, dtype=torch.bfloat16, device="meta"), torch.empty(256, device="meta")
+    labels = lam.long()
+    terms = LossTerms(kind, smoothing=0.1)
+    others = (None, None) if kind == "none" else (logits, logits)
+    loss.finished_counter(logits)  # is made once in a process
+    with recording(90) as launches, WhatElseRuns() as torchs:
+        value, *gradients = loss.forward(logits, labels, labels, lam, terms, *others)
+        loss.backward(*gradients, value, torch.bfloat16)
+    assert [noted.name for noted in launches] == ["loss_and_gradients", "scale_gradients"]
+    assert torchs.seen == []
+
+
+def test_the_last_program_of_the_loss_sees_what_the_others_wrote():
+    """The count acquires and releases, and what it guards is read past the first cache, which may hold old values."""
+    case = CASES["distill_loss_forward/hard"]
+    ptx = compile_ahead(case.launch(80), 80).asm["ptx"]
+    assert re.findall(r"atom\.\S+", ptx) == ["atom.global.gpu.acq_rel.add.u32"]
+    after = ptx[ptx.index("atom.global") :]
+    assert set(re.findall(r"ld\.global\.\w+", after)) == {"ld.global.cg"}
 
 
 def test_one_recording_at_a_time():

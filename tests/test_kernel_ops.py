@@ -1,21 +1,17 @@
-"""The operators as torch sees them: registration, closed-form gradients on a CPU, compile, autocast, DDP."""
+"""The operators as torch sees them: registration, and closed-form gradients on a CPU."""
 
 import pytest
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import nn
 
 from deit_fast.config import IMAGENET_MEAN, IMAGENET_STD
-from deit_fast.kernels.add_norm import add_norm
 from deit_fast.kernels.add_norm import op as add_norm_op
-from deit_fast.kernels.attention import attention
 from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.batch_prep import batch_prep, patch_weight
 from deit_fast.kernels.batch_prep import op as batch_prep_op
 from deit_fast.kernels.distill_loss import LossTerms, distill_loss
 from deit_fast.kernels.distill_loss import op as distill_loss_op
-from deit_fast.kernels.gelu_bias import gelu_bias
 from deit_fast.kernels.gelu_bias import op as gelu_bias_op
 
 
@@ -72,11 +68,12 @@ def backward_arguments(name):
     if name == "attention":
         return (values[0], *outputs, torch.ones(1, 1, 1).expand_as(outputs[0]))
     if name == "distill_loss":
-        return (*outputs[1:], torch.ones_like(outputs[0]), 0.5, 0.5, torch.float32)
+        return (*outputs[1:], torch.ones_like(outputs[0]), torch.float32)
     if name == "add_norm":
         total, y, mean, rstd = outputs
         _, branch, weight, _, bias, gamma, drop_path, slot, _ = values
-        return (None, torch.ones(1, 1, 1).expand_as(y), total, mean, rstd, branch, weight, bias, gamma, drop_path, slot)
+        grad_y = torch.ones(1, 1, 1).expand_as(y)
+        return (None, grad_y, total, mean, rstd, branch, weight, bias, gamma, drop_path, slot, len(branch))
     return (torch.ones(1, 1).expand_as(outputs), *values)
 
 
@@ -140,52 +137,6 @@ def test_patch_rows_times_the_weight_are_the_convolution():
     assert torch.allclose(F.linear(prepared.patches, patch_weight(conv.weight), conv.bias), expected, atol=1e-4)
 
 
-class Block(nn.Module):
-    """All differentiable kernels after one another, as a transformer block has them."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(32, 96), nn.Linear(32, 32)
-        self.fc1, self.head = nn.Linear(32, 64), nn.Linear(64, 11)
-        self.norm = nn.LayerNorm(32)
-
-    def forward(self, x, labels, lam):
-        qkv = self.qkv(x).view(*x.shape[:2], 3, 2, 16)
-        branch = F.linear(attention(qkv, "triton"), self.proj.weight)
-        x, y = add_norm(x, branch, self.norm.weight, self.norm.bias, bias=self.proj.bias, backend="triton")
-        hidden = gelu_bias(F.linear(y, self.fc1.weight), self.fc1.bias, "triton")
-        logits = self.head(hidden)[:, :2]
-        terms = LossTerms("hard", smoothing=0.1)
-        cls, dist = logits.unbind(1)
-        return distill_loss(cls, labels, labels.flip(0), lam, terms, dist, dist.detach(), backend="triton") + x.mean()
-
-
-@pytest.fixture
-def block():
-    torch.manual_seed(0)
-    return Block()
-
-
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(3, 6, 32, generator=generator), torch.tensor([1, 4, 10]), torch.rand(3, generator=generator)
-
-
-def loss_and_gradients(function, module, batch):
-    module.zero_grad()
-    loss = function(*batch)
-    loss.backward()
-    return [loss.detach(), *(parameter.grad.clone() for parameter in module.parameters())]
-
-
-def test_compiled_without_a_graph_break(block, batch):
-    eager = loss_and_gradients(block, block, batch)
-    compiled = loss_and_gradients(torch.compile(block, fullgraph=True, backend="aot_eager"), block, batch)
-    for a, b in zip(eager, compiled, strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
-
-
 @pytest.mark.parametrize("source", [torch.uint8, torch.float32])
 def test_compiled_batch_preparation(source):
     inputs = batch_prep_op.example_inputs(2, 16, source, "cpu")
@@ -196,25 +147,3 @@ def test_compiled_batch_preparation(source):
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(**inputs)
     assert all(torch.equal(a, b) for a, b in zip(compiled, function(**inputs), strict=True))
-
-
-def test_under_autocast(block, batch):
-    plain = loss_and_gradients(block, block, batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = loss_and_gradients(block, block, batch)
-    assert half[0].dtype == torch.float32
-    assert all(torch.isfinite(value).all() for value in half)
-    assert torch.allclose(half[0], plain[0], rtol=0.02)
-
-
-def test_under_ddp(block, batch, tmp_path):
-    plain = loss_and_gradients(block, block, batch)
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        wrapped = nn.parallel.DistributedDataParallel(block)
-        distributed = loss_and_gradients(wrapped, block, batch)
-    finally:
-        torch.distributed.destroy_process_group()
-    for a, b in zip(plain, distributed, strict=True):
-        assert torch.allclose(a, b, atol=1e-6)

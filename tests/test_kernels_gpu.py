@@ -5,6 +5,7 @@ Races: compute-sanitizer --tool racecheck python -m pytest tests/test_kernels_gp
 
 import pytest
 import torch
+from tiny_step import build_tiny_step, check_against_reference, tiny_batch
 
 from deit_fast.benchmarks.kernel_contenders import Sizes, contests
 from deit_fast.benchmarks.kernels import forward_backward, is_correct
@@ -65,3 +66,23 @@ def test_the_same_bits_every_time(name):
 def test_compiled_on_the_device(name):
     found = contest(name, Sizes(batch=2, heads=2, classes=100, image_size_px=64), torch.bfloat16)
     assert is_correct(found, torch.compile(found.run("triton"), fullgraph=True))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mode", ["independent", "subset"])
+@pytest.mark.parametrize(("precision", "floor"), [("fp32", 1e-3), ("bf16", 5e-3), ("fp16", 5e-3)])
+def test_a_whole_step_small(precision, floor, mode, compiled):
+    """Mixing, student, loss and backward, against plain torch; fp32 products may run in TF32 in attention."""
+    torch._dynamo.reset()
+    check_against_reference(precision, floor, device="cuda", mode=mode, compiled=compiled)
+
+
+def test_a_step_does_not_wait_for_the_device():
+    step, _ = build_tiny_step("triton", "bf16", device="cuda")
+    batch = tiny_batch("cuda")
+    step(batch, 0, [0, 1])  # compiles the kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(batch, 1, [0, 1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -49,6 +49,7 @@ def test_two_bytes_a_view(cache):
         (("--runtime.precision", "fp32"), "precision was bf16"),
         (("--runtime.batch_size_per_device", "16"), "global batch was 32, here it is 16"),
         (("--runtime.teacher_fold", "false"), "runtime.teacher_fold was True"),
+        (("--runtime.kernels", "batch_prep"), "batch preparation was reference, here it is triton"),
         (("--schedule.epochs", "3"), r"no epoch_0002.safetensors; `deit-fast teacher-cache`"),
     ],
 )

@@ -7,7 +7,14 @@ from timm.data.mixup import mixup_target
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 from deit_fast.config import DistillConfig, LossConfig, MixConfig
-from deit_fast.losses import binary_label_loss, build_loss, hard_distillation_loss, label_loss, soft_distillation_loss
+from deit_fast.losses import (
+    binary_label_loss,
+    build_distillation_part,
+    build_loss,
+    hard_distillation_loss,
+    label_loss,
+    soft_distillation_loss,
+)
 from deit_fast.mixing import MixedLabels
 
 B, C = 8, 11
@@ -49,12 +56,15 @@ def test_the_whole_loss_is_the_official_formula(logits, labels, kind):
     cls, dist, teacher = logits
     config = DistillConfig(kind=kind, alpha=0.25, temperature=2.0)
     loss = build_loss(config, MixConfig(label_smoothing=0.1))((cls, dist), labels, teacher)
+    part = build_distillation_part(config)((cls, dist.clone().requires_grad_()), teacher)
+    assert not part.requires_grad
     base = SoftTargetCrossEntropy()(cls, mixup_target(labels.label_a, C, lam=0.3, smoothing=0.1))
     if kind == "hard":
         distillation = F.cross_entropy(dist, teacher.argmax(dim=1))
     else:
         student, target = F.log_softmax(dist / 2, dim=1), F.log_softmax(teacher / 2, dim=1)
         distillation = F.kl_div(student, target, reduction="sum", log_target=True) * 4 / dist.numel()
+    assert part.item() == pytest.approx(distillation.item() * 0.25, rel=1e-6)
     assert loss.item() == pytest.approx((base * 0.75 + distillation * 0.25).item(), rel=1e-6)
 
 

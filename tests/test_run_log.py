@@ -5,8 +5,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_trainer import ALONE, config, rows
 
+from deit_fast.memory import DeviceMemory
 from deit_fast.metrics import EpochSums, JsonLines
 from deit_fast.run_log import Figures, build_row, row_text
 from deit_fast.trainer import Trainer
@@ -16,16 +18,20 @@ def test_utilisation_and_days_by_hand():
     """1,000 images/s on 2 devices of 100 TFLOP/s at 60 GFLOP an image: 30 %."""
     stretch = EpochSums(20.0, steps=11, images=11_000, seconds=11.0, data_wait_seconds=1.1)
     stretch.replaced_views, stretch.skipped_steps = 3, 1
-    figures = Figures(devices=2, flops_per_image=60e9, peak_flops=100e12)
-    row = build_row(30, 2, 1e-3, stretch, 0.5, figures, torch.device("cpu"), 1)
+    stretch.distillation_loss = 12.5
+    on_cpu = DeviceMemory(torch.device("cpu"))
+    figures = Figures(devices=2, flops_per_image=60e9, peak_flops=100e12, distilled=True)
+    row = build_row(30, 2, 1e-3, stretch, 0.5, figures, on_cpu, 1)
     assert row.mfu == pytest.approx(0.3)
     assert (row.images_per_second, row.images_per_second_per_device) == (1000, 500)
     assert row.loss == 2.0  # the mean of the ten steps that were not skipped
+    assert (row.label_loss, row.distillation_loss) == (0.75, 1.25)
     assert row.data_wait_fraction == pytest.approx(0.1)
     assert row.projected_days == pytest.approx(1_281_167 * 300 / 1000 / 86_400)
     text = row_text(row, 10, 2)
     for piece in (
         "epoch 3/10",
+        "loss 2.000 (labels 0.750 + teacher 1.250)",
         "1,000 images/s (500 per device)",
         "MFU 30.0%",
         "replaced 3 views of bad images",
@@ -33,8 +39,10 @@ def test_utilisation_and_days_by_hand():
         "4.4 days",
     ):
         assert piece in text
-    unknown = build_row(1, 0, 1e-3, stretch, 0.5, Figures(1, 0.0, None), torch.device("cpu"), 0)
+    unknown = build_row(1, 0, 1e-3, stretch, 0.5, Figures(1, 0.0, None), on_cpu, 0)
     assert unknown.mfu is None
+    assert unknown.distillation_loss is None
+    assert "teacher" not in row_text(unknown, 10, 1)
     assert unknown.torch_memory_gib is None
 
 
@@ -46,6 +54,44 @@ def test_a_run_has_a_row_for_every_log_step(few_digits, tmp_path):
     assert all(math.isfinite(row["loss"]) and row["gradient_norm"] > 0 and row["host_memory_gib"] > 0 for row in steps)
     first = (steps[0]["loss"] * 2 + steps[1]["loss"]) / 3
     assert rows(tmp_path)[0]["loss"] == pytest.approx(first)
+
+
+def test_memory_is_shown_apart(monkeypatch):
+    """On a device of 10 GiB: 1 used before the loader, then torch grows to 4 and everything together to 7.5."""
+    gib = 2**30
+    used, reserved = 1.5 * gib, 0.5 * gib
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 * gib - used, 10 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: reserved)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 5 * gib)
+    memory = DeviceMemory(torch.device("cuda", 0))
+    assert (memory.dali_gib, memory.other_gib) == (0, 1)
+    used, reserved = 7.5 * gib, 4 * gib
+    assert (memory.torch_gib, memory.dali_gib, memory.other_gib) == (5, 2.5, 1)
+    row = build_row(1, 0, 1e-3, EpochSums(1.0, steps=1, images=8, seconds=1.0), 0.5, Figures(1, 0.0, None), memory, 0)
+    assert "memory torch 5.0 + DALI 2.5 + other 1.0 GiB" in row_text(row, 10, 1)
+
+
+def test_the_teachers_part_of_the_loss_is_logged(few_digits, tmp_path, teacher_checkpoint):
+    """By hand: half the cross-entropy with the teacher's classes, of the first weights on the first mixed batch."""
+    run = config(
+        few_digits, tmp_path, "--schedule.epochs", "1", "--runtime.accumulate_steps", "2",
+        "--runtime.batch_size_per_device", "16", "--runtime.log_every_steps", "1", teacher=teacher_checkpoint,
+    )  # fmt: skip
+    trainer, answers = Trainer(run, ALONE), []
+    part = trainer.train_step.distillation_part
+
+    def by_hand(output, logits):
+        answers.append(0.5 * F.cross_entropy(output[1].detach().float(), logits.argmax(1)).item())
+        return part(output, logits)
+
+    trainer.train_step.distillation_part = by_hand
+    trainer.fit()
+    steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    means = [(first + second) / 2 for first, second in zip(answers[::2], answers[1::2], strict=True)]
+    assert [row["distillation_loss"] for row in steps] == pytest.approx(means, rel=1e-5)
+    assert all(row["label_loss"] + row["distillation_loss"] == pytest.approx(row["loss"]) for row in steps)
+    (row,) = rows(tmp_path)
+    assert row["distillation_loss"] == pytest.approx(sum(means) / len(means), rel=1e-5)
 
 
 def test_tensorboard_gets_the_rows_or_is_named(few_digits, tmp_path):

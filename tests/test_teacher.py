@@ -1,5 +1,7 @@
 """The teacher: frozen, channels-last, at its own normalisation and resolution; refused when its classes differ."""
 
+from dataclasses import replace
+
 import pytest
 import safetensors.torch
 import timm
@@ -7,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from deit_fast.config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig
+from deit_fast.model import create_student
 from deit_fast.teacher import build_teacher, full_name
 
 CPU = torch.device("cpu")
@@ -127,3 +130,20 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
             device=CPU,
             autocast_dtype=None,
         )
+
+
+def test_a_deit_teaches_from_its_checkpoint(tmp_path):
+    """Not a model of timm by this name: it needs its checkpoint."""
+    torch.manual_seed(0)
+    name = "deit_mini_distilled_patch8_32"
+    model = create_student(name, num_classes=10, image_size_px=32, drop_path_rate=0.0, attention="auto").eval()
+    torch.save({"model": model.state_dict(), "config": {"model": {"image_size_px": 32}}}, tmp_path / "deit.pt")
+    distill = DistillConfig(kind="hard", teacher=name, teacher_checkpoint=str(tmp_path / "deit.pt"))
+    options = {"num_classes": 10, "student_mean": IMAGENET_MEAN, "student_std": IMAGENET_STD}
+    teacher = build_teacher(distill, **options, device=torch.device("cpu"), autocast_dtype=None)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        cls, dist = model.forward_heads(images)
+    torch.testing.assert_close(teacher(images), (cls + dist) / 2)
+    with pytest.raises(ValueError, match="not a model of timm"):
+        build_teacher(replace(distill, teacher_checkpoint=None), **options, device="cpu", autocast_dtype=None)

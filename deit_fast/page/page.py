@@ -26,9 +26,9 @@ def inline(text: str) -> str:
 
 
 def format_number(value: float) -> str:
-    """1,482.8 and 0.0123: one decimal from 100 up, three significant digits below."""
-    if isinstance(value, int):
-        return f"{value:,}"
+    """23,880, 1,482.8 and 0.0123: no decimal from 10,000 up, one from 100 up, three significant digits below."""
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:,.3g}"
 
 

@@ -35,6 +35,7 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {options[name]}")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it says on stderr that there is no GPU
     from deit_fast.distributed import process_group
+    from deit_fast.tuned import apply_tuned
 
     from .record import build_record
     from .run import Lengths, profiled_trainer, run_profile, trace_path
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     folder = Path(options.out)
     lengths = Lengths(options.steps, options.warm_up_steps, options.loader_batches)
     with process_group(config.runtime.device) as ranks:
-        trainer = profiled_trainer(config, ranks, folder, lengths)
+        trainer = profiled_trainer(apply_tuned(config, ranks.device), ranks, folder, lengths)
         measured = run_profile(trainer, folder, lengths)
         if not ranks.is_main:
             return 0

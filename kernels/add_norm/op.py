@@ -44,34 +44,37 @@ def _(x: Tensor, branch: Tensor, *_rest: Any) -> tuple[Tensor, Tensor, Tensor, T
 
 @kernel_op("add_norm_backward", add_norm_backward_reference)
 def add_norm_backward(
-    grad_total: Tensor | None, grad_y: Tensor, total: Tensor, mean: Tensor, rstd: Tensor, branch: Tensor,
+    grad_total: Tensor | None, grad_y: Tensor, total: Tensor, mean: Tensor, rstd: Tensor, branch: Tensor | None,
     weight: Tensor, bias: Tensor | None, gamma: Tensor | None, drop_path: Tensor | None, slot: Tensor | None,
+    kept: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x and branch, and [4, C] of weight, shift, bias and gamma."""
+    """Gradients of x and of the branch's `kept` samples, and [4, C] of weight, shift, bias and gamma."""
     from .triton import backward
 
-    return backward(grad_total, grad_y, total, mean, rstd, branch, weight, bias, gamma, drop_path, slot)
+    return backward(grad_total, grad_y, total, mean, rstd, branch, weight, bias, gamma, drop_path, slot, kept)
 
 
 @add_norm_backward.register_fake
 def _(
     grad_total: Tensor | None,  # noqa: ARG001
-    grad_y: Tensor,  # noqa: ARG001
+    grad_y: Tensor,
     total: Tensor,
     mean: Tensor,
-    rstd: Tensor,  # noqa: ARG001
-    branch: Tensor,
-    *_rest: Any,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return total.new_empty(total.shape), branch.new_empty(branch.shape), mean.new_empty(4, total.shape[-1])
+    grad_branch = grad_y.new_empty(rest[-1], *total.shape[1:])
+    return total.new_empty(total.shape), grad_branch, mean.new_empty(4, total.shape[-1])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     _, branch, weight, shift, bias, gamma, drop_path, slot, _ = inputs
     total, _, mean, rstd = output
-    ctx.save_for_backward(total, mean, rstd, branch, weight, bias, gamma, drop_path, slot)
+    # only the gradient of LayerScale reads the branch; without it, it need not stay in memory
+    kept_branch = None if gamma is None else branch
+    ctx.save_for_backward(total, mean, rstd, kept_branch, weight, bias, gamma, drop_path, slot)
     ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
+    ctx.kept, ctx.branch_dtype = len(branch), branch.dtype
     ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (weight, shift, bias, gamma)]
 
 
@@ -80,8 +83,8 @@ def _differentiate(
 ) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     if grad_y is None:  # nobody read y
-        grad_y = torch.zeros_like(saved[0], dtype=saved[3].dtype)
-    grad_x, grad_branch, columns = add_norm_backward(grad_total, grad_y, *saved)
+        grad_y = torch.zeros_like(saved[0], dtype=ctx.branch_dtype)
+    grad_x, grad_branch, columns = add_norm_backward(grad_total, grad_y, *saved, ctx.kept)
     grads = [None if dtype is None else column.to(dtype) for column, dtype in zip(columns, ctx.dtypes, strict=True)]
     return grad_x, grad_branch, *grads, None, None, None
 

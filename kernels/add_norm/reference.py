@@ -69,14 +69,18 @@ def add_norm_backward_reference(
     total: Tensor,
     mean: Tensor,
     rstd: Tensor,
-    branch: Tensor,
+    branch: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
     gamma: Tensor | None,
     drop_path: Tensor | None,
     slot: Tensor | None,
+    kept: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and branch, and [4, C] of weight, shift, bias and gamma, in closed form."""
+    """Gradients of x and of the branch's `kept` samples, and [4, C] of weight, shift, bias and gamma, in closed form.
+
+    The branch itself is read for the gradient of gamma only, which is 0 without gamma.
+    """
     normed = (wide(total) - mean[..., None]) * rstd[..., None]
     grad_normed = wide(grad_y) * weight
     inner = grad_normed - grad_normed.mean(-1, keepdim=True) - normed * (grad_normed * normed).mean(-1, keepdim=True)
@@ -86,13 +90,15 @@ def add_norm_backward_reference(
     # a copy, since an operator's outputs may not share memory
     scaled = grad_x.clone() if drop_path is None else grad_x * drop_path[:, None, None]
     if slot is not None:
-        kept = slot >= 0
-        gathered = scaled.new_zeros(branch.shape)
-        gathered[slot[kept]] = scaled[kept]
+        has_branch = slot >= 0
+        gathered = scaled.new_zeros(kept, *scaled.shape[1:])
+        gathered[slot[has_branch]] = scaled[has_branch]
         scaled = gathered
-    biased = wide(branch) if bias is None else wide(branch) + bias
-    grad_gamma = (scaled * biased).sum((0, 1))
+    grad_gamma = torch.zeros_like(scaled[0, 0])
     if gamma is not None:
+        assert branch is not None
+        biased = wide(branch) if bias is None else wide(branch) + bias
+        grad_gamma = (scaled * biased).sum((0, 1))
         scaled = scaled * gamma
     columns = [(wide(grad_y) * normed).sum((0, 1)), wide(grad_y).sum((0, 1)), scaled.sum((0, 1)), grad_gamma]
-    return grad_x.to(total.dtype), scaled.to(branch.dtype), torch.stack(columns)
+    return grad_x.to(total.dtype), scaled.to(grad_y.dtype), torch.stack(columns)

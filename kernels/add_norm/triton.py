@@ -194,21 +194,22 @@ def forward(
 
 
 def backward(
-    grad_total: Tensor | None, grad_y: Tensor, total: Tensor, mean: Tensor, rstd: Tensor, branch: Tensor,
+    grad_total: Tensor | None, grad_y: Tensor, total: Tensor, mean: Tensor, rstd: Tensor, branch: Tensor | None,
     weight: Tensor, bias: Tensor | None, gamma: Tensor | None, drop_path: Tensor | None, slot: Tensor | None,
+    kept: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x and branch, and [4, C] of weight, shift, bias and gamma."""
+    """Gradients of x and of the branch's `kept` samples, and [4, C] of weight, shift, bias and gamma."""
     B, N, C = total.shape
     rows = B * N
-    branch, grad_y = branch.contiguous(), grad_y.contiguous()
-    grad_x, grad_branch = torch.empty_like(total), torch.empty_like(branch)
+    grad_y = grad_y.contiguous()
+    grad_x, grad_branch = torch.empty_like(total), grad_y.new_empty(kept, N, C)
     programs = min(PROGRAMS_PER_SM * multiprocessors_of(total), triton.cdiv(rows, ROWS_BACKWARD))
     iterations = triton.cdiv(rows, programs * ROWS_BACKWARD)
     column_sums = mean.new_empty(4, programs, C)
     launch(
         add_norm_backward, (programs,), grad_y if grad_total is None else grad_total.contiguous(), grad_y, total,
-        mean, rstd, branch, weight, *_or(weight, bias, gamma, drop_path, slot), grad_x, grad_branch, column_sums,
-        rows, iterations, N=N, C=C, C_POW2=triton.next_power_of_2(C), R=ROWS_BACKWARD,
+        mean, rstd, *_or(grad_y, branch), weight, *_or(weight, bias, gamma, drop_path, slot), grad_x, grad_branch,
+        column_sums, rows, iterations, N=N, C=C, C_POW2=triton.next_power_of_2(C), R=ROWS_BACKWARD,
         RESIDUAL=grad_total is not None, **_flags(bias, gamma, drop_path, slot, mean.dtype), num_warps=4,
     )  # fmt: skip
     return grad_x, grad_branch, column_sums.sum(1)

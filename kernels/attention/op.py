@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import register_flop_formula
 
 from deit_fast.kernels.launch import INTERPRETED
 from deit_fast.kernels.registration import HAS_TRITON, kernel_op, say_once
@@ -69,6 +70,20 @@ def _differentiate(ctx: Any, grad_out: Tensor, _grad_lse: Tensor) -> Tensor:
 
 
 attention_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.deit_fast.attention_forward)
+def _(qkv_shape: torch.Size, **_shapes: Any) -> int:
+    """Scores and weighted sum, 2 FLOPs a multiply-add, so that utilisation counts what sdpa's would count."""
+    B, N, _, H, D = qkv_shape
+    return 4 * B * H * N * N * D
+
+
+@register_flop_formula(torch.ops.deit_fast.attention_backward)
+def _(qkv_shape: torch.Size, *_shapes: Any, **_out: Any) -> int:
+    """Five products, as FlopCounterMode counts sdpa's backward: the scores are computed again."""
+    B, N, _, H, D = qkv_shape
+    return 10 * B * H * N * N * D
 
 
 def attention_sdpa(qkv_BN3HD: Tensor, sdpa_backend: SDPBackend | None = None) -> Tensor:

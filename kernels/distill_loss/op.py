@@ -32,7 +32,7 @@ def distill_loss_forward(
     cls: Tensor, dist: Tensor | None, teacher: Tensor | None, label_a: Tensor, label_b: Tensor, lam: Tensor,
     kind: str, label_loss: str, smoothing: float, alpha: float, temperature: float, soft_normalization: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Loss fp32 [], and the gradients of cls and dist before their weights."""
+    """Loss fp32 [], and its gradients in cls and dist, kept in fp32."""
     from .triton import forward
 
     terms = LossTerms(kind, label_loss, smoothing, alpha, temperature, soft_normalization)  # type: ignore[arg-type]
@@ -48,48 +48,40 @@ def _(cls: Tensor, dist: Tensor | None, *_rest: Any) -> tuple[Tensor, Tensor, Te
 
 
 def _backward_on_cpu(
-    grad_cls: Tensor,
-    grad_dist: Tensor,
-    grad_loss: Tensor,
-    label_weight: float,
-    distill_weight: float,
-    dtype: torch.dtype,
+    grad_cls: Tensor, grad_dist: Tensor, grad_loss: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    return (grad_cls * (grad_loss * label_weight)).to(dtype), (grad_dist * (grad_loss * distill_weight)).to(dtype)
+    return (grad_cls * grad_loss).to(dtype), (grad_dist * grad_loss).to(dtype)
 
 
 @kernel_op("distill_loss_backward", _backward_on_cpu)
 def distill_loss_backward(
-    grad_cls: Tensor,
-    grad_dist: Tensor,
-    grad_loss: Tensor,
-    label_weight: float,
-    distill_weight: float,
-    dtype: torch.dtype,
+    grad_cls: Tensor, grad_dist: Tensor, grad_loss: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Both gradients times their weight and the incoming gradient, in the logits' dtype."""
+    """Both gradients times the incoming one, in the logits' dtype."""
     from .triton import backward
 
-    return backward(grad_cls, grad_dist, grad_loss, label_weight, distill_weight, dtype)
+    return backward(grad_cls, grad_dist, grad_loss, dtype)
 
 
 @distill_loss_backward.register_fake
-def _(grad_cls: Tensor, grad_dist: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(grad_cls, dtype=rest[-1]), torch.empty_like(grad_dist, dtype=rest[-1])
+def _(
+    grad_cls: Tensor,
+    grad_dist: Tensor,
+    grad_loss: Tensor,  # noqa: ARG001
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(grad_cls, dtype=dtype), torch.empty_like(grad_dist, dtype=dtype)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, grad_cls, grad_dist = output
-    B, C = grad_cls.shape
-    label_weight, distill_weight = LossTerms(*inputs[6:]).weights(C)
     ctx.save_for_backward(grad_cls, grad_dist)
     ctx.mark_non_differentiable(grad_cls, grad_dist)
-    ctx.weights = label_weight / B, distill_weight / B
     ctx.dtype = inputs[0].dtype
 
 
 def _differentiate(ctx: Any, grad_loss: Tensor, *_grads: Any) -> tuple[Tensor | None, ...]:
-    grad_cls, grad_dist = distill_loss_backward(*ctx.saved_tensors, grad_loss, *ctx.weights, ctx.dtype)
+    grad_cls, grad_dist = distill_loss_backward(*ctx.saved_tensors, grad_loss, ctx.dtype)
     return grad_cls, grad_dist if grad_dist.numel() else None, *[None] * 10
 
 
@@ -108,13 +100,16 @@ def distill_loss(
 ) -> Tensor:
     """DeiT's loss, meaned over the batch: fp32 scalar on the device, differentiable in cls and dist.
 
-    cls, dist, teacher: logits [B, C] of any floating dtype; label_a, label_b int64 [B]; lam fp32 [B], the weight of
-    label_a. backend: reference, or triton, which leaves inputs it does not take to the reference and says so once.
-    ValueError for an unknown backend, or dist or teacher missing where `terms.kind` needs them.
+    cls, dist, teacher: logits [B, C] of any floating dtype; for hard distillation teacher may be its top classes, int64
+    [B]. label_a, label_b int64 [B]; lam fp32 [B], the weight of label_a. backend: reference, or triton, which leaves
+    inputs it does not take to the reference and says so once. ValueError for an unknown backend, or dist or teacher
+    missing where `terms.kind` needs them.
     """
     check_backend(backend)
     if terms.kind != "none" and (dist is None or teacher is None):
         raise ValueError(f"distill.kind {terms.kind} needs the logits of the distillation token and of the teacher")
+    if terms.kind == "soft" and teacher is not None and teacher.ndim == 1:
+        raise ValueError("distill.kind soft needs the teacher's logits [B, C], not its top classes")
     if terms.kind == "none":
         dist = teacher = None
     if backend == "reference" or not _triton_takes(cls):

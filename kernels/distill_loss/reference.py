@@ -32,6 +32,11 @@ def mixed_targets(label_a: Tensor, label_b: Tensor, lam: Tensor, num_classes: in
     return (1 - smoothing) * mixed + smoothing / num_classes
 
 
+def top_class(teacher: Tensor) -> Tensor:
+    """int64 [B]: of logits [B, C] the largest, of equal ones the lowest; labels [B] as they are."""
+    return teacher if teacher.ndim == 1 else teacher.argmax(dim=1)
+
+
 def distill_loss_reference(
     cls: Tensor,
     label_a: Tensor,
@@ -41,7 +46,8 @@ def distill_loss_reference(
     dist: Tensor | None = None,
     teacher: Tensor | None = None,
 ) -> Tensor:
-    """cls, dist, teacher [B, C]; label_a, label_b int64 [B]; lam [B] -> scalar, at least fp32."""
+    """cls, dist, teacher [B, C] (hard: or its top classes, int64 [B]); label_a, label_b int64 [B]; lam [B] -> scalar,
+    at least fp32."""
     targets = mixed_targets(label_a, label_b, lam, cls.shape[1], terms.smoothing)
     if terms.label_loss == "ce":
         label_term = F.cross_entropy(wide(cls), targets.to(wide(cls).dtype))
@@ -52,7 +58,7 @@ def distill_loss_reference(
     assert dist is not None
     assert teacher is not None
     if terms.kind == "hard":
-        distillation = F.cross_entropy(wide(dist), teacher.argmax(dim=1))
+        distillation = F.cross_entropy(wide(dist), top_class(teacher))
     else:
         T = terms.temperature
         log_p, log_q = F.log_softmax(wide(dist) / T, dim=1), F.log_softmax(wide(teacher) / T, dim=1)
@@ -70,22 +76,24 @@ def gradients_reference(
     dist: Tensor | None,
     teacher: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """What the kernel keeps for the backward: gradients of a sample's terms before `LossTerms.weights`, at least fp32.
+    """What the kernel keeps for the backward: gradients of the loss in cls and dist, [B, C], at least fp32.
 
     Closed form, since autograd does not run inside an operator. The second is empty without distillation.
     """
+    label_weight, distill_weight = (weight / len(cls) for weight in terms.weights(cls.shape[1]))
     targets = mixed_targets(label_a, label_b, lam, cls.shape[1], terms.smoothing)
     if terms.label_loss == "ce":
         grad_cls = wide(cls).softmax(dim=1) - targets
     else:
         grad_cls = wide(cls).sigmoid() - (targets > 0).to(lam.dtype)
+    grad_cls = label_weight * grad_cls
     if terms.kind == "none":
         return grad_cls, grad_cls.new_empty(0)
     assert dist is not None
     assert teacher is not None
     if terms.kind == "hard":
-        grad_dist = wide(dist).softmax(dim=1) - F.one_hot(teacher.argmax(dim=1), cls.shape[1])
+        grad_dist = wide(dist).softmax(dim=1) - F.one_hot(top_class(teacher), cls.shape[1])
     else:
         T = terms.temperature
         grad_dist = ((wide(dist) / T).softmax(dim=1) - (wide(teacher) / T).softmax(dim=1)) / T
-    return grad_cls, grad_dist
+    return grad_cls, distill_weight * grad_dist

@@ -3,10 +3,12 @@
     d ce / d cls = softmax(cls) - q          d bce / d cls = sigmoid(cls) - [q > 0]
     d hard / d dist = softmax(dist) - e_j    d KL / d dist = (softmax(dist / T) - softmax(teacher / T)) / T
 
-Each logit is read once: bytes are those of cls, dist and teacher, and of both gradients (14 a class and sample in
-bf16). Gradients are kept in fp32, before weights and 1/B: in bf16 they would be rounded twice, which failed the test
-against eager. The backward multiplies them by weight * incoming gradient / B in one launch. No atomics: a program
-writes its sample's loss, a second launch adds them up. Equal teacher logits: the lowest class, as torch.argmax.
+Two launches in all. The forward reads each logit once; its bytes are those of cls, dist and teacher, and of both
+gradients (14 a class and sample in bf16). Gradients are kept in fp32, times weight / B: in bf16 they would be rounded
+twice, which failed the test against eager. The backward multiplies them by the incoming gradient.
+
+Every program writes its sample's share of the loss and counts itself; the last one to do so adds the shares up, by
+sample, so that the sum has the same bits on every run. Equal teacher logits: the lowest class, as torch.argmax.
 
 Shapes: B batch, C classes, C_POW2 the next power of two.
 """
@@ -23,6 +25,7 @@ from deit_fast.kernels.launch import launch
 from .terms import LossTerms
 
 ELEMENTS_PER_PROGRAM = 4096
+SHARES_AT_A_TIME = 1024
 
 
 @triton.jit
@@ -38,13 +41,16 @@ def softmax_row(logits_C):
 def loss_and_gradients(
     cls,  # [B, C], rows cls_stride apart
     dist,  # [B, C], rows dist_stride apart
-    teacher,  # [B, C], rows teacher_stride apart
+    teacher,  # [B, C], rows teacher_stride apart; with CACHED its top classes [B]
     label_a,  # [B]
     label_b,  # [B]
     lam,  # [B]
-    losses,  # [B]
+    shares,  # [B]
+    finished,  # [1], 0 before and after
+    loss,  # []
     grad_cls,  # [B, C]
     grad_dist,  # [B, C]
+    B,
     smoothing,
     temperature,
     label_weight,
@@ -55,11 +61,16 @@ def loss_and_gradients(
     C: tl.constexpr,
     C_POW2: tl.constexpr,
     KIND: tl.constexpr,
+    CACHED: tl.constexpr,
     BCE: tl.constexpr,
     SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Grid (B,). Strides are known to the compiler: 1,000 classes are a multiple of 8, not of 16, so that it would else
-    load 2 bytes at a time."""
+    """Grid (B,); the weights are divided by B.
+
+    Strides are known to the compiler: 1,000 classes are a multiple of 8, not of 16, so that it would else load 2 bytes
+    at a time.
+    """
     sample = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, C_POW2)
     valid = c < C
@@ -78,23 +89,34 @@ def loss_and_gradients(
         shifted_C, log_total, p_C = softmax_row(x_C)
         terms_C = q_C * (log_total - shifted_C)
         gradient_C = p_C - q_C
-    loss = label_weight * tl.sum(tl.where(valid, terms_C, 0.0), 0)
-    tl.store(grad_cls + sample * C + c, gradient_C.to(grad_cls.dtype.element_ty), mask=valid)
+    share = label_weight * tl.sum(tl.where(valid, terms_C, 0.0), 0)
+    tl.store(grad_cls + sample * C + c, (label_weight * gradient_C).to(grad_cls.dtype.element_ty), mask=valid)
     if KIND != "none":
         z_C = tl.load(dist + sample * dist_stride + c, mask=valid, other=float("-inf")).to(SUM) / temperature
-        t_C = tl.load(teacher + sample * teacher_stride + c, mask=valid, other=float("-inf")).to(SUM) / temperature
         shifted_C, log_total, p_C = softmax_row(z_C)
         if KIND == "hard":
-            is_top_C = c == tl.argmax(t_C, 0)
-            terms_C = tl.where(is_top_C, log_total - shifted_C, 0.0)
-            gradient_C = p_C - tl.where(is_top_C, 1.0, 0.0)
+            if CACHED:
+                top = tl.load(teacher + sample)
+            else:
+                top = tl.argmax(tl.load(teacher + sample * teacher_stride + c, mask=valid, other=float("-inf")), 0)
+            terms_C = tl.where(c == top, log_total - shifted_C, 0.0)
+            gradient_C = p_C - tl.where(c == top, 1.0, 0.0)
         else:
+            t_C = tl.load(teacher + sample * teacher_stride + c, mask=valid, other=float("-inf")).to(SUM) / temperature
             teacher_shifted_C, teacher_log_total, target_C = softmax_row(t_C)
             terms_C = target_C * ((teacher_shifted_C - teacher_log_total) - (shifted_C - log_total))
             gradient_C = (p_C - target_C) / temperature
-        loss += distill_weight * tl.sum(tl.where(valid, terms_C, 0.0), 0)
-        tl.store(grad_dist + sample * C + c, gradient_C.to(grad_dist.dtype.element_ty), mask=valid)
-    tl.store(losses + sample, loss)
+        share += distill_weight * tl.sum(tl.where(valid, terms_C, 0.0), 0)
+        tl.store(grad_dist + sample * C + c, (distill_weight * gradient_C).to(grad_dist.dtype.element_ty), mask=valid)
+    tl.store(shares + sample, share)
+    # acquire and release: who counts last sees what all others wrote before they counted
+    if tl.atomic_add(finished, 1, sem="acq_rel", scope="gpu") == B - 1:
+        total_BLOCK = tl.zeros([BLOCK], SUM)
+        for start in range(0, B, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            total_BLOCK += tl.load(shares + i, mask=i < B, other=0.0, cache_modifier=".cg")
+        tl.store(loss, tl.sum(total_BLOCK, 0))
+        tl.store(finished, 0)
 
 
 @triton.jit
@@ -105,19 +127,17 @@ def scale_gradients(
     scaled_cls,  # [n]
     scaled_dist,  # [n]
     n,
-    label_weight,
-    distill_weight,
     BLOCK: tl.constexpr,
     DISTILLED: tl.constexpr,
 ):
-    """Grid (cdiv(n, BLOCK),): both gradients times their weight and the incoming gradient."""
+    """Grid (cdiv(n, BLOCK),): both gradients times the incoming one."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     incoming = tl.load(grad_loss)
     cls = tl.load(grad_cls + i, mask=i < n)
-    tl.store(scaled_cls + i, (cls * (incoming * label_weight)).to(scaled_cls.dtype.element_ty), mask=i < n)
+    tl.store(scaled_cls + i, (cls * incoming).to(scaled_cls.dtype.element_ty), mask=i < n)
     if DISTILLED:
         dist = tl.load(grad_dist + i, mask=i < n)
-        tl.store(scaled_dist + i, (dist * (incoming * distill_weight)).to(scaled_dist.dtype.element_ty), mask=i < n)
+        tl.store(scaled_dist + i, (dist * incoming).to(scaled_dist.dtype.element_ty), mask=i < n)
 
 
 def forward(
@@ -129,45 +149,54 @@ def forward(
     dist: Tensor | None,
     teacher: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, and the gradients of cls and dist before their weights."""
+    """Loss, and its gradients in cls and dist."""
     B, C = cls.shape
     sums = torch.promote_types(cls.dtype, torch.float32)
-    losses = cls.new_empty(B, dtype=sums)
+    loss, shares = cls.new_empty((), dtype=sums), cls.new_empty(B, dtype=sums)
     grad_cls = cls.new_empty(B, C, dtype=sums)
     grad_dist = cls.new_empty((0,) if dist is None else (B, C), dtype=sums)
     cls, other, taught = (rows_of(t) for t in (cls, cls if dist is None else dist, cls if teacher is None else teacher))
     label_weight, distill_weight = terms.weights(C)
     launch(
         loss_and_gradients, (B,), cls, other, taught, label_a.contiguous(), label_b.contiguous(), lam.contiguous(),
-        losses, grad_cls, grad_dist if dist is not None else grad_cls, terms.smoothing,
-        1.0 if terms.kind == "hard" else terms.temperature, label_weight, distill_weight, cls_stride=cls.stride(0),
-        dist_stride=other.stride(0), teacher_stride=taught.stride(0), C=C, C_POW2=triton.next_power_of_2(C),
-        KIND=terms.kind, BCE=terms.label_loss == "bce", SUM=tl.float64 if sums == torch.float64 else tl.float32,
+        shares, finished_counter(cls), loss, grad_cls, grad_dist if dist is not None else grad_cls, B, terms.smoothing,
+        1.0 if terms.kind == "hard" else terms.temperature, label_weight / B, distill_weight / B,
+        cls_stride=cls.stride(0), dist_stride=other.stride(0), teacher_stride=taught.stride(0), C=C,
+        C_POW2=triton.next_power_of_2(C), KIND=terms.kind, CACHED=taught.ndim == 1, BCE=terms.label_loss == "bce",
+        SUM=tl.float64 if sums == torch.float64 else tl.float32, BLOCK=SHARES_AT_A_TIME,
         num_warps=4 if C <= 2048 else 8,
     )  # fmt: skip
-    return losses.mean(), grad_cls, grad_dist
+    return loss, grad_cls, grad_dist
 
 
-def backward(
-    grad_cls: Tensor,
-    grad_dist: Tensor,
-    grad_loss: Tensor,
-    label_weight: float,
-    distill_weight: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Both gradients times their weight and the incoming gradient, in the logits' dtype."""
+def backward(grad_cls: Tensor, grad_dist: Tensor, grad_loss: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Both gradients times the incoming one, in the logits' dtype."""
     scaled_cls, scaled_dist = (torch.empty_like(grad, dtype=dtype) for grad in (grad_cls, grad_dist))
     distilled = grad_dist.numel() > 0
     other, scaled_other = (grad_dist, scaled_dist) if distilled else (grad_cls, scaled_cls)
     n = grad_cls.numel()
     launch(
         scale_gradients, (triton.cdiv(n, ELEMENTS_PER_PROGRAM),), grad_cls, other, grad_loss, scaled_cls, scaled_other,
-        n, label_weight, distill_weight, BLOCK=ELEMENTS_PER_PROGRAM, DISTILLED=distilled, num_warps=8,
+        n, BLOCK=ELEMENTS_PER_PROGRAM, DISTILLED=distilled, num_warps=8,
     )  # fmt: skip
     return scaled_cls, scaled_dist
 
 
 def rows_of(logits: Tensor) -> Tensor:
     """As it is if classes are adjacent, whatever the distance of rows; else a copy."""
-    return logits if logits.stride(1) == 1 else logits.contiguous()
+    return logits if logits.stride(-1) == 1 else logits.contiguous()
+
+
+_counters: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def finished_counter(like: Tensor) -> Tensor:
+    """The count of finished programs, int32 [1]: kept, since the last program sets it back to 0, which saves a launch.
+
+    One for each stream: launches of a stream follow one another, those of two streams may run side by side.
+    """
+    stream = torch.cuda.current_stream(like.device).cuda_stream if like.device.type == "cuda" else 0
+    key = like.device, stream
+    if key not in _counters:
+        _counters[key] = torch.zeros(1, dtype=torch.int32, device=like.device)
+    return _counters[key]

@@ -75,6 +75,26 @@ def test_the_gradient_survives_fp16():
     assert torch.allclose(leaves["dist"].grad.double() / 2**16, truth, rtol=2e-3, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", FLOOR)
+def test_top_classes_of_a_cache_teach_as_the_logits_do(dtype):
+    inputs = example_inputs(3, 21, dtype, "cpu")
+    cached = inputs | {"teacher": inputs["teacher"].argmax(dim=1)}
+    check(cached, TERMS["hard"])
+    ours = (value_and_gradients(given, TERMS["hard"], "triton") for given in (inputs, cached))
+    assert all(torch.equal(mine, other) for mine, other in zip(*ours, strict=True))
+
+
+def test_the_last_program_adds_up_and_leaves_the_count_at_zero(monkeypatch):
+    from deit_fast.kernels.distill_loss import triton as kernels
+
+    monkeypatch.setattr(kernels, "SHARES_AT_A_TIME", 4)
+    inputs = example_inputs(9, 5, torch.float32, "cpu")
+    check(inputs, TERMS["hard"])
+    values = {value_and_gradients(inputs, TERMS["hard"], "triton")[0].item() for _ in range(3)}
+    assert len(values) == 1
+    assert [counter.item() for counter in kernels._counters.values()] == [0]
+
+
 def test_equal_teacher_logits_teach_the_lowest_class():
     inputs = example_inputs(2, 9, torch.float32, "cpu")
     inputs["teacher"] = torch.tensor([[0.0] * 9, [0, 1, 0, 1, 0, 0, 0, 0, 1]])

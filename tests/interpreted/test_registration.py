@@ -24,8 +24,10 @@ def loss_calls(dtype):
     hard = (inputs["cls"], inputs["dist"], inputs["teacher"], *labels, "hard", *plain_terms)
     value, *grads = distill_loss_op.distill_loss_forward(*hard)
     yield distill_loss_op.distill_loss_forward, hard
+    cached = (inputs["cls"], inputs["dist"], inputs["teacher"].argmax(dim=1))
+    yield distill_loss_op.distill_loss_forward, (*cached, *labels, "hard", *plain_terms)
     yield distill_loss_op.distill_loss_forward, (inputs["cls"], None, None, *labels, "none", *plain_terms)
-    yield distill_loss_op.distill_loss_backward, (*grads, torch.ones_like(value), 0.5, 0.5, dtype)
+    yield distill_loss_op.distill_loss_backward, (*grads, torch.ones_like(value), dtype)
 
 
 def prep_calls(dtype):
@@ -40,7 +42,10 @@ def norm_calls(dtype):
     total, y, mean, rstd = add_norm_op.add_norm_forward(*forward)
     rest = [inputs[name] for name in ("branch", "weight", "bias", "layer_scale", "drop_path_scale")]
     yield add_norm_op.add_norm_forward, forward
-    yield add_norm_op.add_norm_backward, (None, y, total, mean, rstd, *rest, None)
+    yield add_norm_op.add_norm_backward, (None, y, total, mean, rstd, *rest, None, 2)
+    without_layer_scale = (None, inputs["weight"], inputs["bias"], None, inputs["drop_path_scale"])
+    slot = torch.tensor([0, -1], dtype=torch.int32)
+    yield add_norm_op.add_norm_backward, (total, y, total, mean, rstd, *without_layer_scale, slot, 1)
 
 
 def gelu_calls(dtype):

@@ -1,0 +1,117 @@
+"""`deit-fast bench accuracy`: no, soft and hard distillation, by a ConvNet and by a ViT, over several seeds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from deit_fast.distributed import process_group
+
+from ..records import Record, append_record, build_record
+from .experiment import Result, Teacher, rows_of, run_experiment
+from .fashion_mnist import DEBIAN, write_fashion_mnist
+from .intervals import difference, verdict
+from .show import CLAIM_HEADINGS, HEADINGS, claim_rows, table_rows, write_plot
+from .variants import CLAIMS, HARD, Plan, TeacherName, Variant
+
+FOLDER = Path("runs/bench/accuracy")
+HELP = {
+    "images": "training images, the same number of each class",
+    "val_images": "validation images, the same number of each class",
+    "epochs": "of a student",
+    "teacher_epochs": "of the ConvNet",
+    "vit_teacher_epochs": "of the ViT that teaches",
+    "seeds": "runs of each variant",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Trains what is missing, shows, writes; ValueError for wrong use."""
+    options = _parser().parse_args(arguments)
+    plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
+    if min(asdict(plan).values()) < 1:
+        raise ValueError(f"bench accuracy needs at least 1 of everything, got {asdict(plan)}")
+    console = Console(soft_wrap=True, highlight=False)
+    counts = {"train": plan.images, "val": plan.val_images}
+    folder = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    data = options.data or write_fashion_mnist(
+        folder / f"fashion_mnist_{plan.images}_{plan.val_images}", counts, options.fashion_mnist
+    )
+    with process_group(options.device) as ranks:
+        teachers, results = run_experiment(plan, data, folder, ranks, partial(console.print, markup=False))
+        record = record_of(plan, data, teachers, results, ranks.device)
+    show(record)
+    if options.json:
+        append_record(options.json, record)
+    if options.plot:
+        write_plot(record, options.plot)
+    return 0
+
+
+def record_of(
+    plan: Plan,
+    data: Path,
+    teachers: dict[TeacherName, Teacher],
+    results: dict[Variant, list[Result]],
+    device: torch.device,
+) -> Record:
+    """A row a variant, and the claims with what was found of them."""
+    top1 = {variant: [run["top1"]["average"] for run in runs] for variant, runs in results.items()}
+    claims = []
+    for text, better, other in CLAIMS:
+        found = difference(top1[better], top1[other])
+        claims.append({"claim": text, "difference": found.mean, "low": found.low, "high": found.high})
+        claims[-1]["holds"] = verdict(found)
+    name = "Fashion-MNIST" if data.name.startswith("fashion_mnist") else data.name
+    return build_record(
+        "accuracy",
+        f"DeiT-mini at 32 px, {plan.epochs} epochs of {plan.images:,} images of {name}",
+        rows_of(teachers, results),
+        device,
+        config={"plan": asdict(plan), "student": results[HARD][0]["config"]},
+        claims=claims,
+        teachers={name: teacher.top1 for name, teacher in teachers.items()},
+    )
+
+
+def show(record: Record) -> None:
+    """Prints both tables."""
+    for title, headings, rows in (
+        (record["title"], HEADINGS, table_rows(record)),
+        ("What the paper claims", CLAIM_HEADINGS, claim_rows(record)),
+    ):
+        table = Table(title=title, title_justify="left")
+        for i, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if i else "left")
+        for row in rows:
+            table.add_row(*row)
+        Console(width=max(120, Console().width)).print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("deit-fast bench accuracy", description=__doc__, allow_abbrev=False)
+    for field in fields(Plan):
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(
+            flag, type=int, default=field.default, help=f"{HELP[field.name]} (default: {field.default})"
+        )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="a folder with train/ and val/ instead of Fashion-MNIST"
+    )
+    parser.add_argument(
+        "--fashion-mnist", type=Path, metavar="DIR", default=DEBIAN, help=f"its files (default: {DEBIAN})"
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"runs and results (default: {FOLDER})")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw it")
+    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    return parser

@@ -1,0 +1,98 @@
+"""CPU time and memory of this process and all below it, from /proc: worker processes and threads count too."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+PROC = Path("/proc")
+RESET_PEAK = "5"
+"""Written to /proc/PID/clear_refs: VmHWM starts again from what is resident now (man 5 proc)."""
+
+
+class Process(NamedTuple):
+    """What /proc/PID/stat says of a living process."""
+
+    pid: int
+    parent: int
+    ticks: int
+    """User and system time, its ended children's included."""
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and all below it, those that have ended included.
+
+    Linux tells it in microseconds for ourselves, in 1/100 s for others that live.
+    """
+    return _own_seconds() + _seconds_below()
+
+
+class Stopwatch:
+    """Wall and CPU time of what comes between its making and `read`; its own walks through /proc are in neither."""
+
+    def __init__(self) -> None:
+        self.cpu_below = _seconds_below()
+        self.cpu_own, self.wall = _own_seconds(), time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds by the wall's clock, and of CPU time by `cpu_seconds`."""
+        wall, cpu_own = time.perf_counter() - self.wall, _own_seconds() - self.cpu_own
+        return wall, cpu_own + _seconds_below() - self.cpu_below
+
+
+def _own_seconds() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+def _seconds_below() -> float:
+    return sum(process.ticks for process in below(os.getpid())) / os.sysconf("SC_CLK_TCK")
+
+
+def reset_peak_memory() -> None:
+    """The next `peak_memory_bytes` is that of the time from now on."""
+    for pid in (os.getpid(), *(process.pid for process in below(os.getpid()))):
+        try:
+            (PROC / str(pid) / "clear_refs").write_text(RESET_PEAK)
+        except OSError:  # it ended meanwhile, or the kernel keeps one peak for the whole life of a process
+            continue
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of each of these processes since the last reset, added up; shared pages count in each."""
+    return sum(_peak_resident_bytes(pid) for pid in (os.getpid(), *(process.pid for process in below(os.getpid()))))
+
+
+def below(root: int) -> list[Process]:
+    """All living descendants of a process."""
+    processes = list(_processes())
+    found: list[Process] = []
+    generation = {root}
+    while generation:
+        children = [process for process in processes if process.parent in generation]
+        found += children
+        generation = {process.pid for process in children}
+    return found
+
+
+def _processes() -> Iterator[Process]:
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                continue
+            yield Process(int(entry.name), int(fields[1]), sum(int(field) for field in fields[11:15]))
+
+
+def _peak_resident_bytes(pid: int) -> int:
+    try:
+        status = (PROC / str(pid) / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0][1]) * 1024 if lines else 0  # a zombie has none

@@ -1,0 +1,92 @@
+"""Markdown tables between markers, rewritten from the rows that are kept with the source.
+
+A text says which rows it wants by `<!-- rows: NAME -->` and `<!-- /rows -->`; NAME is a file of benchmarks/results. So
+every figure between them can be traced to a row, and a test fails where the two differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..accuracy.show import accuracy_table
+from ..records import Record
+from .results import Results, Row, provenance, read_files
+
+RESULTS = Path(__file__).parents[1] / "results"
+BLOCK = re.compile(r"(?P<open><!-- rows: (?P<name>[\w-]+) -->\n).*?(?P<close><!-- /rows -->)", re.DOTALL)
+DASH = "-"
+
+
+def rewritten(text: str, source: str, folder: Path = RESULTS) -> str:
+    """The text with every block made anew; ValueError, naming the source, for a block without end or without rows."""
+    if len(re.findall(r"<!-- rows: ", text)) != len(BLOCK.findall(text)):
+        raise ValueError(f"{source}: a `<!-- rows: NAME -->` needs a line of its own, and a `<!-- /rows -->` below")
+
+    def block(match: re.Match[str]) -> str:
+        path = folder / f"{match['name']}.jsonl"
+        if not path.is_file():
+            raise ValueError(f"{source} asks for rows {match['name']}, but there is no {path}")
+        return f"{match['open']}{table_of(read_files([path]))}{match['close']}"
+
+    return BLOCK.sub(block, text)
+
+
+def table_of(results: Results) -> str:
+    """The newest record as a table, and below it where it was measured."""
+    record = results.latest("loader", "step", "train", "kernels", "accuracy")
+    if record is None:
+        return "Not measured.\n"
+    tables: dict[str, Callable[[Record], str]] = {
+        "loader": loader_table,
+        "kernels": kernels_table,
+        "accuracy": accuracy_table,
+    }
+    table = tables.get(record["bench"], step_table)(record)
+    return f"{table}\n{record['title'][0].upper()}{record['title'][1:]}. {provenance(record)}\n"
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """A table whose first columns are text and whose others are figures, which stand right."""
+    rule = ["---" if i < text_columns else "---:" for i in range(len(headings))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, rule, *rows))
+
+
+def loader_table(record: Record) -> str:
+    """Contenders by workloads: images/s (CPU-ms an image)."""
+    workloads = list(dict.fromkeys(row["workload"] for row in record["rows"]))
+    names = list(dict.fromkeys(row["name"] for row in record["rows"]))
+    cells = {(row["name"], row["workload"]): speed_and_cost(row) for row in record["rows"]}
+    rows = [[name, *(cells.get((name, workload), "") for workload in workloads)] for name in names]
+    return markdown(["images/s (CPU-ms an image)", *workloads], rows)
+
+
+def speed_and_cost(row: Row) -> str:
+    """`1,735 (1.11)`"""
+    return f"{row['images_per_second']:,.0f} ({row['cpu_ms_per_image']:.2f})"
+
+
+def step_table(record: Record) -> str:
+    """Stages and whole steps with their spread."""
+    rows = [
+        [
+            row["workload"] if row["name"] == "deit_fast" else f"{row['workload']}, {row['name']}",
+            f"{row['images_per_second']:,.1f}",
+            f"{row['images_per_second_p20']:,.1f} - {row['images_per_second_p80']:,.1f}",
+            f"{row['cpu_ms_per_image']:,.2f}",
+            DASH if row["mfu"] is None else f"{row['mfu']:.1%}",
+        ]
+        for row in record["rows"]
+    ]
+    return markdown(["", "images/s", "p20 - p80", "CPU-ms an image", "MFU"], rows)
+
+
+def kernels_table(record: Record) -> str:
+    """Kernels by implementations."""
+    rows = [
+        [row["kernel"], row["backend"], f"{row['ms']:.3f}", f"{row['gb_per_second']:,.0f}"]
+        for row in record["rows"]
+        if row.get("ms")
+    ]
+    return markdown(["kernel", "by", "ms", "GB/s"], rows, text_columns=2)

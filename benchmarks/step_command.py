@@ -1,0 +1,62 @@
+"""`deit-fast bench step`: the training step on synthetic images, its parts, and how it stands against the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deit_fast.config import Config
+from deit_fast.config_file import config_as_dict
+from deit_fast.distributed import Ranks, process_group
+
+from .assembled import Assembled, assemble
+from .memory import MemoryMeter
+from .options import MANY_STEPS, Options, measuring_parser, parse_measuring, publish, say
+from .records import build_record, rows_of
+from .step import CLASSES, WHOLE, WHOLE_CACHED, batch_of, step_works
+from .step_verdict import as_record, judge, lines, step_stages
+from .timing import OURS, Contender, Timing, Timings
+from .timm_step import TIMM, timm_works
+from .verdict import Teacher
+from .work import MATRIX, matrix_work, time_work
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parses, measures, shows; ValueError for wrong use."""
+    parser = measuring_parser("step")
+    parser.add_argument("--against", default="", metavar="timm", help="timm's model in a plain loop, in the same turns")
+    config, options = parse_measuring(parser, arguments, "deit_tiny_distilled", on_gpu=MANY_STEPS)
+    if options.against not in ("", TIMM):
+        raise ValueError(f"--against {options.against}: the step is measured against {TIMM}")
+    with process_group(config.runtime.device) as ranks:
+        measure_step(config, ranks, options)
+    return 0
+
+
+def measure_step(config: Config, ranks: Ranks, options: Options) -> None:
+    """Times all parts, and publishes the result with its verdicts."""
+    parts = assemble(config, CLASSES, ranks)
+    batch = batch_of(parts)
+    works = step_works(parts, batch)
+    if options.against:
+        works |= timm_works(parts, batch)
+    works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
+    meter = MemoryMeter(ranks.device)
+    timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)
+    verdicts = judge(whole_steps(timings, parts), step_stages(timings), parts)
+    title = f"step on synthetic images, {config.model.name}, batch {config.runtime.batch_size_per_device}"
+    record = build_record(
+        "step", title, rows_of(timings), ranks.device, config=config_as_dict(config), **as_record(verdicts, parts)
+    )
+    publish(record, timings, ranks, options)
+    if ranks.is_main:
+        for line in lines(verdicts, ranks.device.type):
+            say(line)
+
+
+def whole_steps(timings: Timings, parts: Assembled) -> dict[Teacher, Timing]:
+    """The whole steps by how the teacher answers in them."""
+    first: Teacher = "absent" if parts.config.distill.kind == "none" else "live"
+    found: dict[Teacher, Timing] = {first: timings[Contender(WHOLE, OURS)]}
+    if (cached := timings.get(Contender(WHOLE_CACHED, OURS))) is not None:
+        found["cached"] = cached
+    return found

@@ -1,0 +1,46 @@
+"""Other people's training programs as contenders of `bench train`."""
+
+from __future__ import annotations
+
+from deit_fast.config import Config
+from deit_fast.dali_pipelines.image_set import ImageSet
+from deit_fast.distributed import Ranks
+
+from .official import official_contender
+from .steady_program import SteadyProgram
+from .timing import Contender
+from .train import END_TO_END
+
+Programs = dict[Contender, SteadyProgram]
+OFFICIAL, OFFICIAL_BF16 = "deit main.py", "deit main.py, bf16 autocast added"
+
+
+def parse_against(text: str) -> str | None:
+    """`deit=DIR` -> DIR; None for nothing; ValueError for anything else."""
+    if not text:
+        return None
+    name, _, directory = text.partition("=")
+    if name != "deit" or not directory:
+        raise ValueError(f"--against {text}: bench train takes deit=DIR, a checkout of facebookresearch/deit")
+    return directory
+
+
+def official_programs(directory: str, config: Config, ranks: Ranks, images: ImageSet, steps: int) -> Programs:
+    """The official program as it stands, and with the CPU's bf16 autocast added; ValueError under torchrun."""
+    if ranks.world_size > 1 or ranks.device.type != "cpu":
+        raise ValueError("--against deit=DIR is measured on one CPU process: leave torchrun away, --runtime.device cpu")
+    workers = config.data.num_threads or ranks.cores
+    return {
+        Contender(END_TO_END, name): official_contender(
+            directory, config, images, workers=workers, steps_per_turn=steps, bf16_autocast=bf16_autocast
+        )
+        for name, bf16_autocast in ((OFFICIAL, False), (OFFICIAL_BF16, True))
+    }
+
+
+def shares(programs: Programs) -> dict[str, dict[str, float]]:
+    """Of each program's last turn: its parts' shares of the wall time, by its own clock; the student has the rest."""
+    return {
+        contender.name: {part: seconds / program.parts["whole"] for part, seconds in program.parts.items()}
+        for contender, program in programs.items()
+    }

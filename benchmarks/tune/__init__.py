@@ -1,0 +1,1 @@
+"""`deit-fast tune`: questions about this machine, each answered by checking and timing candidates."""

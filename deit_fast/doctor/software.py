@@ -1,0 +1,66 @@
+"""Optional parts: apex, native operators, what was tuned, the teacher's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from deit_fast.apex import explain, find_apex
+from deit_fast.config import Config
+from deit_fast.dali_pipelines.native import plugin
+from deit_fast.tuned import TunedFileError, find_tuned
+
+from .finding import Finding
+
+
+def check_software(config: Config, device: torch.device) -> list[Finding]:
+    """apex, native operators, tuned file, teacher."""
+    return [check_apex(), check_native(device), check_tuned(config, device), *check_teacher(config)]
+
+
+def check_apex() -> Finding:
+    """NVIDIA's, or its namesake on the package index."""
+    found = find_apex()
+    if found == "unrelated":
+        return Finding("apex", "warning", explain(found), "pip uninstall apex")
+    return Finding("apex", "ok" if found == "nvidia" else "note", explain(found))
+
+
+def check_native(device: torch.device) -> Finding:
+    """Built, and for this DALI: otherwise the loader costs several times the CPU time."""
+    text = plugin.describe()
+    if plugin.is_available() or device.type == "cuda":
+        return Finding("native operators", "ok" if plugin.is_available() else "note", text)
+    return Finding("native operators", "warning", text, plugin.REBUILD)
+
+
+def check_tuned(config: Config, device: torch.device) -> Finding:
+    """What runtime.tuned comes to here."""
+    try:
+        tuned, why_not = find_tuned(config, device)
+    except TunedFileError as error:
+        return Finding("tuned", "failure", str(error), "deit-fast tune, or --runtime.tuned none")
+    if tuned is not None:
+        return Finding("tuned", "ok", f"{tuned.path}: {len(tuned.chosen)} choices, valid here")
+    stale = "was made for" in why_not
+    return Finding("tuned", "warning" if stale else "note", why_not, "deit-fast tune" if stale else "")
+
+
+def check_teacher(config: Config) -> list[Finding]:
+    """Its weights have to be here, or timm downloads them at the start of the run."""
+    distill = config.distill
+    if distill.kind == "none":
+        return []
+    if distill.label_cache is not None:
+        return [_check_path(Path(distill.label_cache), "distill.label_cache", "deit-fast teacher-cache writes it")]
+    if distill.teacher_checkpoint is not None:
+        return [_check_path(Path(distill.teacher_checkpoint), "distill.teacher_checkpoint", "give the right path")]
+    text = f"the weights of distill.teacher {distill.teacher} are downloaded by timm, unless its cache has them"
+    return [Finding("teacher", "note", f"{text}; without a network give --distill.teacher_checkpoint FILE")]
+
+
+def _check_path(path: Path, key: str, mend: str) -> Finding:
+    if path.exists():
+        return Finding("teacher", "ok", f"{key} {path} is there")
+    return Finding("teacher", "failure", f"{key} {path} does not exist", mend)

@@ -1,0 +1,151 @@
+"""`make gpu`: its steps one by one on the CPU, and that what breaks is said to have broken."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deit_fast.benchmarks.first_day.__main__ import main as first_day
+from deit_fast.benchmarks.first_day.run import judge, read_results, run_step
+from deit_fast.benchmarks.first_day.show import headline, write_page
+from deit_fast.benchmarks.first_day.steps import Plan, Step, StepError, build_steps, read_bench, read_tests, read_tuned
+from deit_fast.benchmarks.image_comparison import difference
+from deit_fast.benchmarks.records import append_record, build_record
+from deit_fast.cli import main
+from deit_fast.config import IMAGENET_STD
+from deit_fast.dali_pipelines.loader import Batch
+from deit_fast.dali_pipelines.native.plugin import is_available
+
+SMALL = ("--runtime.batch_size_per_device", "8", "--mix.group_size", "8")
+
+
+def plan(tmp_path, **values):
+    chosen = {"device": "cpu", "devices": 1, "config": "demo_student", "data": None, "minutes": 5.0, "overrides": SMALL}
+    return Plan(out=tmp_path, **(chosen | values))
+
+
+def program(code, name="step", read=lambda output: output.strip()):
+    return Step(name, "it works", [sys.executable, "-c", code], read)
+
+
+def test_without_a_gpu_there_is_nothing_to_do(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert first_day(["--out", str(tmp_path / "gpu")]) == 0
+    assert "no GPU here" in capsys.readouterr().out
+    assert not (tmp_path / "gpu").exists()
+
+
+def test_the_steps_in_order(tmp_path):
+    steps = build_steps(plan(tmp_path, device="cuda", devices=8, config="deit_base_distilled", overrides=()))
+    benches = ["bench kernels", "bench loader", "bench step", "bench train"]
+    names = [step.name for step in steps]
+    assert names == ["doctor", "tests", "images", "tune", *benches, "bench report", "profile"]
+    by_name = {step.name: " ".join(step.command) for step in steps}
+    assert "--nproc-per-node 8 -m deit_fast bench train --config deit_base_distilled" in by_name["bench train"]
+    tuned = str(tmp_path / "tuned.yaml")
+    assert [name for name in names if f"--runtime.tuned {tuned}" in by_name[name]] == benches[1:]
+    assert "--config deit_base --runtime.device cuda" in by_name["profile"]  # whose teacher's weights need not be here
+
+
+def test_a_step_that_fails_does_not_stop_the_page(tmp_path):
+    steps = [
+        program("print('42 things')", "one"),
+        program("print('working'); raise SystemExit('the disk is full')", "two"),
+        program("import os; os.kill(os.getpid(), 9)", "three"),
+        program("", "four", read=lambda _output: Path("/nowhere/result.json").read_text()),
+        program("", "five"),
+    ]
+    for step in steps[:-1]:
+        run_step(step, tmp_path)
+    results = read_results(tmp_path)  # as a later call finds them
+    assert {name: result.held for name, result in results.items()} == {
+        "one": True, "two": False, "three": False, "four": False,
+    }  # fmt: skip
+    assert results["one"].text == "42 things"
+    assert results["two"].text == "exit code 1: the disk is full"
+    assert results["three"].text == "exit code -9: no output"
+    assert "cannot be read (FileNotFoundError" in results["four"].text
+    environment = {"device": "NVIDIA H100", "cpu_cores": 8}
+    html = write_page(steps, results, environment, tmp_path).read_text()
+    assert "3 of 5 steps did not hold: two, three, four" in html
+    assert html.count("did not hold</td>") == 3
+    assert "not run</td>" in html
+    assert "working\nthe disk is full" in html
+
+
+def test_what_the_page_says_first():
+    assert headline(3, [], []) == "All 3 steps held"
+    assert headline(3, [], ["bench"]) == "What was run held; not run: bench"
+    assert headline(3, ["tune"], ["bench"]).startswith("1 of 3 steps did not hold")
+
+
+def test_a_suite_in_which_nothing_ran_did_not_hold():
+    assert read_tests("....\n==== 41 passed, 2 skipped in 3.10s ====\n") == "41 passed, 2 skipped in 3.10s"
+    with pytest.raises(StepError, match="no test passed: 88 skipped in 3.10s"):
+        read_tests("ssss\n==== 88 skipped in 3.10s ====\n")
+    with pytest.raises(StepError, match="pytest said nothing"):
+        read_tests("")
+
+
+def test_the_budget_and_the_kernels_are_held_to_their_promise(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    verdict = {"measured_per_device": 200.0, "margin": 1.08, "limiting_stage": "loader"}
+    rows = [{"workload": "attention", "name": "triton", "correct": True}]
+    cpu = torch.device("cpu")
+
+    def add(bench, **more):
+        append_record(str(path), build_record(bench, "title", more.pop("rows", rows), cpu, config={}, **more))
+        return read_bench(path, bench)
+
+    assert add("train", verdict=verdict) == "200.0 images/s a device, 1.08 of the budget's share; limit: loader"
+    assert "0.50 of the budget's share" in add("step", verdict=verdict | {"margin": 0.5})
+    with pytest.raises(StepError, match="0.50 of the budget's share"):
+        add("train", verdict=verdict | {"margin": 0.5})
+    assert add("kernels") == "1 rows: title"
+    with pytest.raises(StepError, match="wrong: triton of attention"):
+        add("kernels", rows=[rows[0] | {"correct": False}])
+    step = Step("bench train", "", [], lambda _output: read_bench(path, "train"))
+    assert judge(step, 0, "") == (False, "200.0 images/s a device, 0.50 of the budget's share; limit: loader")
+
+
+@pytest.mark.skipif(not is_available(), reason="the native operators are not built, and there is no GPU to compare")
+def test_images_of_two_pipelines(few_digits, tmp_path):
+    """As the step calls it."""
+    step = {step.name: step for step in build_steps(plan(tmp_path, data=str(few_digits)))}["images"]
+    assert main(step.command[3:]) == 0
+    rows = json.loads((tmp_path / "images.json").read_text())
+    assert [(row["view"], row["holds"]) for row in rows] == [("training", True), ("validation", True)]
+    assert step.read("").startswith("2 comparisons; largest mean 0.")
+
+
+def test_images_that_differ_are_found():
+    """By a little everywhere, by much in a few places, or by their labels."""
+    generator = torch.Generator().manual_seed(0)
+    one = Batch(torch.randn(8, 3, 32, 32, generator=generator), torch.arange(8), torch.arange(8))
+    grey = 1 / (255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+    assert difference("", "", [one], [one]).holds
+    brighter = difference("", "", [one._replace(images=one.images + 2 * grey)], [one])
+    assert (brighter.holds, brighter.mean) == (False, pytest.approx(2.0, abs=1e-3))
+    spoilt = one.images.clone()
+    spoilt[:, :, 0, :20] += 20 * grey[:, :, 0]
+    edges = difference("", "", [one._replace(images=spoilt)], [one])
+    assert (edges.holds, edges.mean < 1, edges.share_far) == (False, True, pytest.approx(20 / 1024))
+    assert not difference("", "", [one._replace(labels=one.labels + 1)], [one]).holds
+
+
+@pytest.mark.slow
+def test_the_steps_on_a_cpu(few_digits, tmp_path, capsys):
+    """Programs of their own, as `make gpu` starts them; profile and kernels have tests of their own."""
+    run = ["--device", "cpu", "--config", "demo_student", "--data", str(few_digits), "--out", str(tmp_path), *SMALL]
+    first_day([*run, "--only", "doctor,tune,bench step", "--minutes", "0.5"])
+    results = read_results(tmp_path)
+    assert sorted(name for name, result in results.items() if result.held) == ["bench step", "doctor", "tune"]
+    assert "runtime.precision" in results["tune"].text
+    assert read_tuned(tmp_path / "tuned.yaml") == results["tune"].text
+    assert "of the budget's share" in results["bench step"].text
+    assert "What was run held" in (tmp_path / "report.html").read_text()
+    assert first_day([*run, "--only", "tests"]) == 1  # none of them can run here
+    assert "no test passed" in read_results(tmp_path)["tests"].text
+    assert "did NOT hold" in capsys.readouterr().out

@@ -1,0 +1,168 @@
+"""Other programs as contenders: stopped between turns, ended with us, and the official one with its patches."""
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image, ImageOps
+
+from deit_fast.benchmarks import official_patches
+from deit_fast.benchmarks.official import official_arguments, official_contender
+from deit_fast.benchmarks.official_run import Shares, in_turns
+from deit_fast.benchmarks.process_tree import cpu_seconds
+from deit_fast.benchmarks.steady_program import SteadyProgram
+from deit_fast.config import Config
+from deit_fast.data import open_train_and_val
+
+STAND_IN = """
+import json, os, sys, time
+os.setpgrp()
+if not os.fork():  # a worker that reads ahead without end
+    while True: pass
+def report(images): print(json.dumps({"images": images, "seconds": 0.1, "parts": {"loader": 0.05}}), flush=True)
+report(0)
+for line in sys.stdin:
+    until = time.process_time() + 0.3
+    while time.process_time() < until: pass
+    report(8 * int(line))
+"""
+
+
+def program(source, steps=3):
+    folder = tempfile.TemporaryDirectory()
+    return SteadyProgram("the stand-in", [sys.executable, "-c", source], folder, steps)
+
+
+def group_is_alive(group):
+    """Whether any process of the group runs or is stopped; killed ones may wait for init as zombies."""
+    states = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(int(line.split()[0]) == group and line.split()[1][0] != "Z" for line in states.splitlines())
+
+
+def test_a_program_works_in_its_turns_only():
+    """Its worker burns a core while it may; between turns it gets no CPU time."""
+    prepare = program(STAND_IN)
+    turn = prepare()
+    before = cpu_seconds()
+    time.sleep(0.5)
+    between = cpu_seconds() - before
+    assert turn() == 24
+    assert prepare.parts == {"loader": 0.05, "whole": 0.1}
+    during = cpu_seconds() - before - between
+    assert during >= 0.25 > 3 * between
+    assert prepare()() == 24  # the same process goes on
+    group = prepare.process.pid
+    prepare.close()
+    assert not group_is_alive(group)
+
+
+def test_a_program_ends_with_us_even_if_we_are_killed(tmp_path):
+    """The one that is measured against is stopped, and could not see that nobody is there any more."""
+    source = f"""
+import sys, tempfile, time
+from deit_fast.benchmarks.steady_program import SteadyProgram
+started = SteadyProgram("the stand-in", [sys.executable, "-c", {STAND_IN!r}], tempfile.TemporaryDirectory(), 3)
+started()
+print(started.process.pid, flush=True)
+time.sleep(60)
+"""
+    ours = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    group = int(ours.stdout.readline())
+    assert group_is_alive(group)
+    ours.kill()
+    ours.wait()
+    deadline = time.monotonic() + 20
+    while alive := group_is_alive(group):
+        if time.monotonic() > deadline:
+            os.killpg(group, signal.SIGKILL)
+            break
+        time.sleep(0.05)
+    assert not alive
+
+
+def test_a_program_that_fails_is_quoted():
+    with pytest.raises(RuntimeError, match="the stand-in ended: KeyError: 'teacher'"):
+        program("raise KeyError('teacher')")()
+
+
+def test_batches_pass_in_turns():
+    """Two to warm up, then as many as each command says; a report follows the last step of a turn, not its batch."""
+    batches = ((torch.zeros(4, 3), torch.zeros(4)) for _ in itertools.count())
+    reports, shares, counts = io.StringIO(), Shares(), []
+    turns = in_turns(batches, 2, io.StringIO("3\n1\n"), reports, shares)
+    with pytest.raises(SystemExit):
+        counts.extend(reports.getvalue().count("\n") for _ in turns)
+    assert counts == [0, 0, 1, 1, 1, 2]
+    lines = [json.loads(line) for line in reports.getvalue().splitlines()]
+    assert [line["images"] for line in lines] == [8, 12, 4]
+    assert all(line["parts"]["loader"] > 0 and line["parts"]["teacher"] == 0 for line in lines)
+
+
+def test_patches(monkeypatch):
+    """What the official files ask of timm 0.3 and older Pillow works with today's."""
+    monkeypatch.setattr(ImageOps, "posterize", ImageOps.posterize)  # to be put back
+    model = timm.models.vision_transformer.VisionTransformer
+    monkeypatch.setattr(model, "__init__", model.__init__)
+    official_patches.posterize_to_no_bits()
+    official_patches.pretrained_arguments()
+    image = Image.effect_noise((8, 8), 99).convert("RGB")
+    assert ImageOps.posterize(image, 0).getextrema() == ((0, 0),) * 3
+    assert ImageOps.posterize(image, 8).tobytes() == image.tobytes()
+    tiny = model(img_size=32, embed_dim=12, depth=1, num_heads=1, num_classes=2, pretrained_cfg=None, cache_dir=None)
+    assert tiny.head.out_features == 2
+    with official_patches.CpuAutocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_wrong_use_is_named(few_digits, tmp_path):
+    config = Config()
+    config = replace(config, data=replace(config.data, path=str(few_digits)))
+    images, _ = open_train_and_val(config.data)
+    with pytest.raises(ValueError, match=r"main.py is not there.*git clone"):
+        official_contender(tmp_path, config, images, workers=1, steps_per_turn=1)
+    for name in ("main", "engine", "losses", "utils"):
+        (tmp_path / f"{name}.py").touch()
+    three = replace(config, augment=replace(config.augment, policy="three"))
+    with pytest.raises(ValueError, match="augment.policy three"):
+        official_contender(tmp_path, three, images, workers=1, steps_per_turn=1)
+    with pytest.raises(ValueError, match="data.path"):
+        official_contender(tmp_path, config, object(), workers=1, steps_per_turn=1)
+    assert "--drop-path=0.1" in official_arguments(config, 2)
+
+
+@pytest.mark.slow
+def test_the_official_program(photographs):
+    """A checkout of facebookresearch/deit trains a small model on our files; the teacher has a share of its time."""
+    directory = os.environ.get("DEIT_FAST_OFFICIAL")
+    if directory is None:
+        pytest.skip("set DEIT_FAST_OFFICIAL to a checkout of facebookresearch/deit")
+    config = Config()
+    config = replace(
+        config,
+        data=replace(config.data, path=str(photographs)),
+        model=replace(config.model, name="deit_tiny_distilled_patch16_224"),
+        distill=replace(config.distill, kind="hard", teacher="resnet10t"),
+        runtime=replace(config.runtime, batch_size_per_device=4),
+    )
+    images, _ = open_train_and_val(config.data)
+    prepare = official_contender(
+        directory, config, images, workers=1, steps_per_turn=2, warm_up_steps=1, bf16_autocast=True
+    )
+    before = cpu_seconds()
+    assert prepare()() == 8
+    assert cpu_seconds() > before
+    assert 0 < prepare.parts["teacher"] < prepare.parts["whole"]
+    assert Path(prepare.folder.name, "teacher.pth").exists()
+    prepare.close()
+    assert not Path(prepare.folder.name).exists()

@@ -1,0 +1,257 @@
+"""`deit-fast tune`: wrong candidates are never chosen, slower ones neither; cut runs go on; train uses the file."""
+
+import math
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import yaml
+
+from deit_fast.benchmarks.timing import Timing
+from deit_fast.benchmarks.tune import questions as asked
+from deit_fast.benchmarks.tune.answer import Tried, choose, judge
+from deit_fast.benchmarks.tune.journal import ENDED, Journal
+from deit_fast.benchmarks.tune.loader_workload import LoaderWorkload
+from deit_fast.benchmarks.tune.question import Candidate, CandidateError, Question
+from deit_fast.benchmarks.tune.search import Search
+from deit_fast.benchmarks.tune.step_workload import StepWorkload
+from deit_fast.benchmarks.tune.teacher_workload import TeacherWorkload
+from deit_fast.cli import main
+from deit_fast.config import Config, DataConfig, DistillConfig, ModelConfig
+from deit_fast.distributed import Ranks
+from deit_fast.kernels.attention import op as attention_op
+from deit_fast.kernels.attention.reference import attention_reference
+from deit_fast.open_images import open_images
+from deit_fast.tuned import apply_tuned, read_tuned, tuned_path, with_values
+
+CPU = Ranks(0, 1, 0, 1, torch.device("cpu"))
+MINI = Config(
+    model=ModelConfig(name="deit_mini_distilled_patch8_32", image_size_px=32),
+    distill=DistillConfig(kind="hard", teacher="resnet10t"),
+)
+
+
+class Costs:
+    """A workload whose turns cost as many seconds as data.prefetch says; what is odd is wrong, 8 does not fit."""
+
+    def __init__(self):
+        self.checked = []
+
+    def check(self, config):
+        cost = config.data.prefetch
+        self.checked.append(cost)
+        if cost % 2:
+            raise CandidateError("odd")
+        return 0.0
+
+    def ready(self, config):
+        if config.data.prefetch == 8:
+            raise torch.OutOfMemoryError("8 GiB")
+        return lambda count: lambda: lambda: count
+
+
+def as_named(contenders, turns, warm_up_turns):  # noqa: ARG001
+    """Timings without a clock: a candidate's name is what it costs."""
+    costs = {contender: float(contender.name) for contender in contenders}
+    return {contender: Timing([1] * 4, [cost] * 4, [cost] * 4) for contender, cost in costs.items()}
+
+
+def prefetch_question(*values, name="prefetch", **options):
+    candidates = [Candidate(str(value), {"data.prefetch": value}) for value in values]
+    return Question(name, "sleep", lambda _config, _ranks: candidates, by_speed=True, **options)
+
+
+def run(path, questions, workload=None, config=None, seconds=60.0, again=False, measured_with=None):
+    lines = []
+    journal = Journal(path, {"device": "mine"}, measured_with or {}, again)
+    workloads = {"sleep": workload or Costs()}
+    search = Search(config or Config(), CPU, workloads, journal, time.monotonic() + seconds, lines.append)
+    chosen = search.run(questions)
+    return chosen, journal, lines
+
+
+@pytest.fixture
+def _no_clock(monkeypatch):
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.time_in_turns", as_named)
+
+
+@pytest.mark.usefixtures("_no_clock")
+def test_the_fastest_correct_candidate_is_chosen_and_written(tmp_path):
+    """1 would be the fastest, but is wrong; 8 does not fit."""
+    chosen, _, lines = run(tmp_path / "a" / "tuned.yaml", [prefetch_question(6, 1, 2, 4, 8)])
+    assert chosen == {"data.prefetch": 2}
+    tuned = read_tuned(tmp_path / "a" / "tuned.yaml")
+    assert (tuned.chosen, tuned.valid_for) == (chosen, {"device": "mine"})
+    rows = yaml.safe_load(tuned.path.read_text())["questions"][0]["candidates"]
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["1"]["fails"] == "CandidateError: odd"
+    assert by_name["8"]["fails"] == "OutOfMemoryError: 8 GiB"
+    assert by_name["1"]["images_per_second"] is None
+    assert by_name["2"]["times_default"] == 3
+    assert lines[0].startswith("prefetch: 2 (6 ")
+    assert "1 not used: CandidateError: odd" in lines[0]
+
+
+def test_what_the_user_set_is_not_asked(tmp_path):
+    mine = replace(Config(), data=DataConfig(prefetch=6))
+    workload = Costs()
+    assert run(tmp_path / "tuned.yaml", [prefetch_question(6, 2)], workload, mine)[0] == {}
+    assert workload.checked == []
+
+
+@pytest.mark.usefixtures("_no_clock")
+def test_what_changes_the_learning_is_only_told(tmp_path):
+    chosen, journal, lines = run(tmp_path / "tuned.yaml", [prefetch_question(6, 2, only_told=True)])
+    assert chosen == {}
+    assert lines[0].startswith("prefetch: 2 ")
+    assert read_tuned(journal.path).chosen == {}
+
+
+@pytest.mark.usefixtures("_no_clock")
+def test_a_run_out_of_time_is_resumed(tmp_path):
+    path, both = tmp_path / "tuned.yaml", [prefetch_question(6, 2), prefetch_question(2, 4, name="more")]
+    chosen, journal, _ = run(path, both, seconds=-1)
+    assert (chosen, journal.left) == ({}, ["prefetch", "more"])
+    run(path, both[:1])
+    workload = Costs()
+    _, journal, _ = run(path, both, workload)
+    assert workload.checked == [2, 4]  # the first question was answered
+    assert journal.left == []
+    for changed in ({"again": True}, {"measured_with": {"batch": 3}}):
+        workload = Costs()
+        run(path, both, workload, **changed)
+        assert workload.checked == [6, 2, 2, 4]
+
+
+@pytest.mark.usefixtures("_no_clock")
+def test_a_candidate_that_ends_the_program_is_left_out_of_the_next_run(tmp_path):
+    """What is tried is written down first; here the process ends as a kill ends it, past every `finally`."""
+    path = tmp_path / "tuned.yaml"
+    journal = Journal(path, {"device": "mine"}, {}, again=False)
+    journal._trying = ["prefetch", "2"]
+    journal.write()
+    workload = Costs()
+    chosen, _, lines = run(path, [prefetch_question(6, 2, 4)], workload)
+    assert workload.checked == [6, 4]
+    assert chosen == {"data.prefetch": 4}
+    assert f"2 not used: {ENDED}" in lines[0]
+    assert run(path, [prefetch_question(6, 2)], again=True)[0] == {"data.prefetch": 2}
+
+
+@pytest.mark.usefixtures("_no_clock")
+def test_a_candidate_that_takes_the_device_with_it_is_left_out_of_the_next_run(tmp_path, monkeypatch):
+    """After an illegal access every call of the process fails."""
+    question, path = prefetch_question(6, 3, 2), tmp_path / "tuned.yaml"
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.device_works", lambda _ranks: False)
+    with pytest.raises(RuntimeError, match=r"3 \(prefetch\) failed and the device with it .*run deit-fast tune again"):
+        run(path, [question])
+    assert run(path, [question])[0] == {"data.prefetch": 2}
+
+
+def test_nothing_correct_is_an_error(tmp_path):
+    with pytest.raises(RuntimeError, match="no candidate for prefetch works here: CandidateError: odd"):
+        run(tmp_path / "tuned.yaml", [prefetch_question(1, 3)])
+
+
+def test_the_default_stays_unless_another_is_clearly_faster():
+    assert choose({"default": [1.0] * 4, "a": [1.01] * 4}) == "default"
+    assert choose({"default": [1.0] * 4, "a": [0.9, 0.9, 9.0, 9.0]}) == "default"  # half of the rounds only
+    assert choose({"default": [1.0] * 4, "a": [1.1] * 4, "b": [1.3, 1.3, 0.9, 1.2]}) == "b"
+
+
+def test_cpu_time_decides_where_others_share_the_machine():
+    """The second needed half the CPU time, though the wall clock went on while others ran."""
+    timings = {"one": Timing([10] * 4, [1.0] * 4, [1.0] * 4), "two": Timing([10] * 4, [3.0] * 4, [0.5] * 4)}
+    tried = [Tried("one", {"data.prefetch": 1}), Tried("two", {"data.prefetch": 2})]
+    assert judge("q", tried, timings, "CPU time", {}).values == {"data.prefetch": 2}
+    assert judge("q", tried, timings, "images/s", {}).values == {"data.prefetch": 1}
+
+
+def test_questions_on_a_cpu_and_on_a_gpu():
+    """Only what exists there: kernels, graphs and decoders are asked about on a GPU alone."""
+    names = {question.name: question for question in asked.QUESTIONS}
+    assert len(names) == len(asked.QUESTIONS)
+    gpu = replace(CPU, device=torch.device("cuda", 0))
+    compiled = with_values(MINI, {"runtime.compile": True, "runtime.precision": "bf16"})
+    found = {
+        name: [[candidate.name for candidate in question.candidates(compiled, ranks)] for ranks in (CPU, gpu)]
+        for name, question in names.items()
+        if name != "precision"  # asks the device, which need not be here
+    }
+    assert found["attention"] == [
+        ["reference", "sdpa", "sdpa_flash", "sdpa_math"],
+        ["sdpa", "reference", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math", "triton"],
+    ]
+    assert found["gelu_bias"] == [[], ["reference", "triton"]]
+    assert found["cuda graphs"] == [[], ["launched", "replayed"]]
+    assert found["decoder"] == [[], ["gpu", "cpu"]]
+    assert len(found["teacher"][0]) == 8
+    assert found["teacher compiled"][0] == ["eager", "compiled, channels_last", "compiled, contiguous"]
+    with_two = with_values(compiled, {"runtime.kernels": "batch_prep,add_norm"})
+    (_, third) = names["gelu_bias"].candidates(with_two, gpu)
+    assert third.values == {"runtime.kernels": "batch_prep,add_norm,gelu_bias"}
+
+
+def broken_attention(qkv, factor):
+    return factor * attention_reference(qkv)
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1.5, "gradients are off by"), (math.inf, "not finite")])
+def test_a_wrong_attention_is_found_by_its_gradients(monkeypatch, factor, told):
+    workload = StepWorkload(CPU, 1000)
+    fp32 = with_values(MINI, {"runtime.precision": "fp32"})
+    right = with_values(fp32, {"runtime.attention": "sdpa"})
+    assert workload.check(right) < 1e-4
+    monkeypatch.setitem(attention_op.BACKENDS, "sdpa_flash", partial(broken_attention, factor=factor))
+    with pytest.raises(CandidateError, match=told):
+        workload.check(with_values(fp32, {"runtime.attention": "sdpa_flash"}))
+    assert 1e-4 < workload.check(with_values(MINI, {"runtime.precision": "bf16"})) < 0.1
+
+
+def test_a_wrong_teacher_is_found_by_its_logits(monkeypatch):
+    workload = TeacherWorkload(CPU, 1000)
+    fp32 = with_values(MINI, {"runtime.precision": "fp32"})
+    for layout in ("channels_last", "contiguous"):
+        assert workload.check(with_values(fp32, {"runtime.teacher_layout": layout})) < 1e-3
+    assert 1e-4 < workload.check(with_values(fp32, {"runtime.teacher_precision": "bf16"})) < 0.1
+    mixed = {"runtime.precision": "bf16", "runtime.teacher_precision": "fp32"}
+    assert workload.check(with_values(MINI, mixed)) < 1e-3
+
+    def spoil(model, _size):
+        next(model.parameters()).data.mul_(1.1)
+
+    monkeypatch.setattr("deit_fast.teacher.fold_batch_norms", spoil)
+    with pytest.raises(CandidateError, match="logits are off by"):
+        workload.check(fp32)
+
+
+def test_a_loader_that_shows_others_is_found(few_digits):
+    config = replace(with_values(MINI, {"runtime.precision": "fp32"}), data=DataConfig(path=str(few_digits)))
+    workload = LoaderWorkload(CPU, open_images(config.data, "train"), StepWorkload(CPU, 1000))
+    assert workload.check(with_values(config, {"data.num_threads": 2, "data.prefetch": 4})) < 0.05
+    with pytest.raises(CandidateError, match="other images"):
+        workload.check(with_values(config, {"runtime.seed": 1}))
+    with pytest.raises(CandidateError, match="pixels differ"):
+        workload.check(replace(config, augment=replace(config.augment, flip_probability=1.0)))
+
+
+def test_the_command_writes_what_train_takes_over(few_digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.SECONDS_OF_A_TURN", 0.0)
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.TURNS", (2, 2))
+    arguments = ["--config", "demo_student", "--data.path", str(few_digits), "--runtime.device", "cpu"]
+    assert main(["tune", *arguments, "--minutes", "10", "--only", "precision"]) == 0
+    out = capsys.readouterr().out
+    config = Config(model=ModelConfig(name="deit_mini_patch8_32", image_size_px=32))
+    path = tuned_path(config, CPU.device)
+    assert str(path) in out
+    chosen = read_tuned(path).chosen
+    assert set(chosen) == {"runtime.precision"}
+    assert apply_tuned(config, CPU.device) == with_values(config, chosen)
+    assert [row["error"] is not None for row in yaml.safe_load(path.read_text())["questions"][0]["candidates"]] == [
+        True
+    ] * 2
+    assert main(["tune", *arguments, "--only", "prefetch,speed"]) == 2
+    assert "--only speed: the questions are precision, attention" in capsys.readouterr().err
