@@ -59,7 +59,7 @@ def build_record(trainer: Trainer, measured: Measured, folder: Path) -> dict[str
     record["loader"] = {
         "backend": trainer.train_loader.backend,
         "num_threads": trainer.train_loader.pipeline_options["num_threads"],
-        "prefetch": config.data.prefetch,
+        "prefetch": trainer.train_loader.pipeline_options["prefetch_queue_depth"],
         "alone": measured.loader_alone,
         "operators": measured.loader_operators,
         "decoder_share": decoder_share(measured.loader_operators),
