@@ -15,8 +15,8 @@ demo: $(INSTALLED)  ## the whole way on real images, a few minutes on 2 cores
 test: $(INSTALLED)  ## the test suite without what is marked slow
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(INSTALLED)  ## the test suite with what is marked slow
-	$(BIN)/python -m pytest
+test-all: test  ## the test suite, then what is marked slow
+	$(BIN)/python -m pytest -m slow
 
 check: $(INSTALLED)  ## lint, format, and types of the installed wheel
 	$(BIN)/ruff check .

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from deit_fast.gpus import Gpu, gpu_of_driver
+
 from .kernel_contenders import Contest, Function, Sizes, contests
-from .speed_of_light import GPUS, Gpu
 from .timing import Timing
 
 CHECKED_IMAGES = 4
@@ -92,11 +93,8 @@ def _seconds(call: Callable[[], object], device: str) -> float:
 
 
 def known_gpu(device: str) -> Gpu | None:
-    """Its data sheet, when it is one of those that the model knows."""
-    if device != "cuda":
-        return None
-    name = torch.cuda.get_device_name().lower()
-    return next((gpu for key, gpu in GPUS.items() if key in name), None)
+    """Its data sheet, when it is in the table."""
+    return gpu_of_driver(torch.cuda.get_device_name()) if device == "cuda" else None
 
 
 def measure_kernels(
@@ -130,7 +128,7 @@ def _row(contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | No
     row |= {"ms": 1e3 * median, "ms_p20": 1e3 * p20, "ms_p80": 1e3 * p80}
     row |= {"gb_per_second": contest.bytes / median / 1e9, "tflop_per_second": contest.flops / median / 1e12}
     if gpu is not None:
-        bound = max(contest.bytes / gpu.hbm_bytes_per_second, contest.flops / gpu.bf16_flops)
+        bound = max(contest.bytes / gpu.memory_bytes_per_second, contest.flops / gpu.half_flops)
         row["share_of_bound"] = bound / median
     return row
 

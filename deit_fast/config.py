@@ -232,6 +232,8 @@ class RuntimeConfig:
     there is a valid one; none: nothing; or a file, which has to be valid here."""
     pin_cores: bool = True
     """On cuda devices, bind each process to its share of the cores nearest to its device (NUMA)."""
+    keep_memory: bool = True
+    """On a CPU, keep what a step frees for the next one: 5 % less CPU time, and memory that never shrinks."""
     hang_timeout_s: float = 1800
     """Seconds without a step after which a process says which ranks are behind, and ends; 0: never."""
     tensorboard: bool = False

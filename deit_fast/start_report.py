@@ -11,6 +11,7 @@ from .apex import explain, find_apex
 from .config import Config, RuntimeConfig
 from .distributed import Ranks
 from .host import cores_wanted, host_warnings, pin_cores, raise_open_file_limit
+from .keep_memory import keep_freed_memory
 from .optim import scaled_lr
 from .tuned import describe_tuned
 
@@ -64,9 +65,11 @@ def describe_kernels(runtime: RuntimeConfig) -> str:
 
 
 def prepare_host(config: Config, ranks: Ranks) -> None:
-    """Binds this process to its cores, before any thread is started."""
+    """Binds this process to its cores, before any thread is started; on a CPU, has it keep its memory."""
     if config.runtime.pin_cores and ranks.device.type == "cuda":
         pin_cores(ranks)
+    if config.runtime.keep_memory and ranks.device.type == "cpu":
+        keep_freed_memory()
 
 
 def say_start(config: Config, ranks: Ranks, global_batch_size: int, backend: str, say: Callable[[str], None]) -> None:

@@ -44,10 +44,9 @@ def measure(case: Case, architecture: int) -> Row:
     }
     if found.mma_instructions:
         row["mma_instructions"] = found.mma_instructions
-        flops = mma_flops(executed(disassemble(compiled)[1], case.trips(launch)))
-        if flops is not None:
-            done = flops * launch.num_warps * math.prod(launch.grid) / case.branches
-            row["mma_over_ideal"] = round(done / case.flops, 3)
+        opcodes = executed(disassemble(compiled)[1], case.trips(launch))
+        done = mma_flops(opcodes, launch.num_warps) * math.prod(launch.grid) / case.branches
+        row["mma_over_ideal"] = round(done / case.flops, 3)
     return row
 
 

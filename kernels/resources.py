@@ -108,8 +108,10 @@ def instructions(machine_code: str) -> list[tuple[str, str]]:
 def executed(machine_code: str, trips: tuple[int, ...] = ()) -> Counter[str]:
     """How often a warp executes each opcode, operands left out: bodies of loops count `trips` times, in program order.
 
-    A loop is a branch backwards over more than 20 instructions (shorter ones wait for barriers). ValueError when there
-    are fewer loops than trips: the compiler unrolled one, or the case is wrong.
+    A loop is a branch backwards over more than 20 instructions (shorter ones wait for barriers) that stands before the
+    last EXIT (behind it are waits that were moved out of the way, which jump back). Matrix products before a loop that
+    has some are pieces of its trips, brought forward by the software pipeline: counted with the loop, not again.
+    ValueError when there are fewer loops than trips: the compiler unrolled one, or the case is wrong.
     """
     labels: dict[str, int] = {}
     found: list[tuple[str, str]] = []
@@ -117,33 +119,68 @@ def executed(machine_code: str, trips: tuple[int, ...] = ()) -> Counter[str]:
         if label := LABEL.match(line):
             labels[label[1]] = len(found)
         found += INSTRUCTION.findall(line)
-    times = [1] * len(found)
-    loops = []
-    for end, (opcode, operands) in enumerate(found):
-        target = re.search(r"\.L_x_\d+", operands)
-        if opcode.startswith("BRA") and target and end - labels.get(target[0], end) > 20:
-            loops.append((labels[target[0]], end))
-    loops.sort()
+    loops = _loops(found, labels)
     if len(loops) < len(trips):
         raise ValueError(f"{len(loops)} loops in the machine code, {len(trips)} expected")
+    opcodes = _with_shapes(found)
+    times = [1] * len(found)
+    before = 0
     for (start, end), count in zip(loops, trips, strict=False):
         times[start : end + 1] = [count] * (end + 1 - start)
+        if any(opcode.startswith(MMA_PREFIXES) for opcode in opcodes[start : end + 1]):
+            for i in range(before, start):
+                times[i] = 0 if opcodes[i].startswith(MMA_PREFIXES) else 1
+        before = end + 1
     total: Counter[str] = Counter()
-    for (opcode, _), count in zip(found, times, strict=True):
+    for opcode, count in zip(opcodes, times, strict=True):
         total[opcode] += count
     return total
 
 
-def mma_flops(opcodes: Counter[str]) -> int | None:
-    """Multiply-adds times 2 of a warp's matrix instructions; None on sm_100, whose opcodes do not tell their shape."""
+def _loops(found: list[tuple[str, str]], labels: dict[str, int]) -> list[tuple[int, int]]:
+    """First and last instruction of each, in program order."""
+    last_exit = max((i for i, (opcode, _) in enumerate(found) if opcode.startswith("EXIT")), default=len(found))
+    loops = []
+    for end, (opcode, operands) in enumerate(found[:last_exit]):
+        target = re.search(r"\.L_x_\d+", operands)
+        if opcode.startswith("BRA") and target and end - labels.get(target[0], end) > 20:
+            loops.append((labels[target[0]], end))
+    return sorted(loops)
+
+
+def _with_shapes(found: list[tuple[str, str]]) -> list[str]:
+    """Opcodes; UTCHMMA with its shape, as M64N128, which stands in its descriptor, a constant in a uniform register.
+
+    Bits 17 to 22 of the descriptor are N / 8, 24 to 28 M / 16 (PTX ISA, tcgen05 instruction descriptor, .kind::f16).
+    """
+    constants: dict[str, int] = {}
+    opcodes = []
+    for opcode, operands in found:
+        if move := re.match(r"\s*(UR\d+), (0x[0-9a-f]+)", operands if opcode == "UMOV" else ""):
+            constants[move[1]] = int(move[2], 16)
+        if opcode.startswith("UTC") and (register := re.search(r"idesc\[(UR\d+)\]", operands)):
+            descriptor = constants[register[1]]
+            opcode += f".M{(descriptor >> 24 & 31) * 16}N{(descriptor >> 17 & 63) * 8}"
+        opcodes.append(opcode)
+    return opcodes
+
+
+def mma_flops(opcodes: Counter[str], warps: int) -> int:
+    """Multiply-adds times 2 of a program's matrix instructions on 16-bit operands.
+
+    HMMA is a warp's; HGMMA is done by the four warps of a group together; UTCHMMA (tcgen05.mma, 16 deep) is issued by
+    one thread for the whole program.
+    """
     flops = 0
     for opcode, count in opcodes.items():
-        if opcode.startswith("UTC"):
-            return None
         if opcode.startswith("HMMA.16816"):
-            flops += count * 2 * 16 * 8 * 16
-        elif shape := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", opcode):  # by the four warps of a group together
-            flops += count * 2 * int(shape[1]) * int(shape[2]) * int(shape[3]) // 4
+            flops += count * warps * 2 * 16 * 8 * 16
+        elif shape := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", opcode):
+            flops += count * warps // 4 * 2 * int(shape[1]) * int(shape[2]) * int(shape[3])
+        elif shape := re.match(r"UTCHMMA\.M(\d+)N(\d+)", opcode):
+            flops += count * 2 * int(shape[1]) * int(shape[2]) * 16
+        else:
+            assert not opcode.startswith(MMA_PREFIXES), f"a matrix product of unknown shape: {opcode}"
     return flops
 
 

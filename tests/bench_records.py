@@ -100,7 +100,8 @@ def step_record(scale=1.0, **more):
         whole("whole step, cached labels", 980.0),
     ]
     more.setdefault("verdict", verdict(412.0 * scale))
-    return record("step", rows, title="step on synthetic images, DeiT-B, batch 256", **more)
+    more.setdefault("title", "step on synthetic images, DeiT-B, batch 256")
+    return record("step", rows, **more)
 
 
 def loader_record(scale=1.0, **more):

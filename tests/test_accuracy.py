@@ -15,7 +15,7 @@ from deit_fast.benchmarks.accuracy import experiment
 from deit_fast.benchmarks.accuracy.experiment import finished_run, nearest_epoch
 from deit_fast.benchmarks.accuracy.fashion_mnist import DEBIAN, balanced, read_idx, write_fashion_mnist
 from deit_fast.benchmarks.accuracy.intervals import T_975, Interval, difference, interval, verdict
-from deit_fast.benchmarks.accuracy.show import accuracy_table, write_plot
+from deit_fast.benchmarks.accuracy.show import accuracy_plot, accuracy_table
 from deit_fast.benchmarks.accuracy.variants import (
     CONVNET,
     HARD_VIT,
@@ -30,6 +30,7 @@ from deit_fast.benchmarks.accuracy.variants import (
 from deit_fast.cli import main
 from deit_fast.config_rules import check_config
 from deit_fast.distributed import Ranks
+from deit_fast.page.plots import write_svg
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 SMALL = Plan(images=100, val_images=40, epochs=1, teacher_epochs=1, vit_teacher_epochs=1, seeds=2)
@@ -143,7 +144,7 @@ def test_tables_and_plot(tmp_path):
     text = accuracy_table(RECORD)
     assert "| hard, ConvNet | 90.00 % | 87.00 ± 2.48 % | 3 |" in text
     assert "| hard is better | +1.00 ± 0.75 % | yes |" in text
-    write_plot(RECORD, tmp_path / "plot.svg")
+    write_svg(accuracy_plot(RECORD), tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_text().count("seed: ") == 6  # a dot for each seed
 
 
@@ -152,7 +153,7 @@ def test_the_whole_experiment_on_few_images(few_digits, tmp_path, capsys):
     """Its smaller twins are the tests above; twice, since the second call has nothing left to train."""
     sizes = [f"--{name.replace('_', '-')}={getattr(SMALL, name)}" for name in SMALL.__dataclass_fields__]
     arguments = ["bench", "accuracy", *sizes, "--data", str(few_digits), "--folder", str(tmp_path / "runs")]
-    arguments += ["--json", str(tmp_path / "rows.jsonl"), "--plot", str(tmp_path / "plot.svg")]
+    arguments += ["--json", str(tmp_path / "rows.jsonl")]
     assert main(arguments) == 0
     assert main(arguments) == 0
     assert "What the paper claims" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import triton
 
 from deit_fast.benchmarks.kernel_contenders import Sizes, contests
 from deit_fast.benchmarks.kernels import fastest, is_correct
-from deit_fast.benchmarks.speed_of_light import GPUS, bounds
+from deit_fast.benchmarks.speed_of_light import CHIPS, bounds
 from deit_fast.cli import main
 from deit_fast.kernels.cases import all_cases
 from deit_fast.kernels.resources import access_bytes, executed, mma_flops, programs_per_sm
@@ -73,14 +73,14 @@ def test_wrong_use_is_named(capsys):
 def test_bounds_of_a_kernel_that_is_only_memory():
     """add_norm forward on an A100: 6u of bytes over 2.039 TB/s, and nothing to multiply."""
     case = next(case for case in all_cases() if case.name == "add_norm_forward")
-    limits = bounds(case, GPUS["a100"])
+    limits = bounds(case, CHIPS["a100"])
     assert limits["HBM"] == pytest.approx(6 * 2 * 256 * 198 * 768 / 2.039e12 * 1e6)
     assert limits["MMA"] == 0
     assert max(limits, key=limits.get) == "HBM"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("gpu", CHIPS)
 def test_speed_of_light_table(gpu, tmp_path, capsys):
     assert main(["bench", "kernels", "--speed-of-light", gpu, "--json", str(tmp_path / "rows.jsonl")]) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -113,9 +113,42 @@ def test_instructions_in_a_loop_count_as_often_as_it_runs():
     )
     counts = executed(MACHINE_CODE.format(body=body), trips=(7,))
     assert (counts["HMMA.16816.F32.BF16"], counts["LDG.E.128"]) == (7 * 24, 1)
-    assert mma_flops(counts) == 7 * 24 * 2 * 16 * 8 * 16
+    assert mma_flops(counts, warps=4) == 4 * 7 * 24 * 2 * 16 * 8 * 16
     with pytest.raises(ValueError, match="1 loops in the machine code, 2 expected"):
         executed(MACHINE_CODE.format(body=body), trips=(7, 7))
+
+
+TENSOR_MEMORY_CODE = """
+        /*0000*/                   UMOV UR9, 0x8200490 ;
+        /*0010*/                   UTCHMMA gdesc[UR6], gdesc[UR18], tmem[UR33], tmem[UR8], idesc[UR9], !UPT ;
+.L_x_0:
+{body}
+        /*0200*/                   UMOV UR9, 0x4040490 ;
+        /*0210*/                   UTCHMMA tmem[UR6], gdesc[UR18], tmem[UR33], tmem[UR8], idesc[UR9], UPT ;
+        /*0220*/              @!P0 BRA `(.L_x_1) ;
+.L_x_2:
+        /*0230*/                   BRA.U !UP0, `(.L_x_0) ;
+        /*0240*/                   UTCHMMA tmem[UR6], gdesc[UR18], tmem[UR33], tmem[UR8], idesc[UR9], UPT ;
+        /*0250*/                   EXIT ;
+{body}
+.L_x_1:
+        /*0400*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR9], R2 ;
+        /*0410*/              @!P0 BRA `(.L_x_1) ;
+        /*0420*/                   BRA `(.L_x_2) ;
+"""
+
+
+def test_products_in_tensor_memory_are_counted_by_their_descriptors():
+    """M 128 x N 128, then M 64 x N 16, 16 deep, once for a program whatever its warps. What stands before the loop was
+    brought forward out of it; the jump back from behind EXIT, over 20 instructions, is a wait and no loop."""
+    body = "\n".join(f"        /*{16 * i:04x}*/                   FADD R0, R4, R8 ;" for i in range(24))
+    counts = executed(TENSOR_MEMORY_CODE.format(body=body), trips=(9,))
+    assert counts["UTCHMMA.M128N128"] == 0
+    assert counts["UTCHMMA.M64N16"] == 9 + 1
+    assert counts["FADD"] == 9 * 24 + 24
+    assert mma_flops(counts, warps=4) == mma_flops(counts, warps=8) == 10 * 2 * 64 * 16 * 16
+    once = executed(TENSOR_MEMORY_CODE.format(body=body))
+    assert mma_flops(once, warps=4) == 2 * 16 * (128 * 128 + 2 * 64 * 16)
 
 
 def test_widths_and_occupancy():

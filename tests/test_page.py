@@ -58,7 +58,10 @@ def test_a_page_in_a_browser(chromium, page_file, width_px, scheme):
 
 def test_a_table_sorts_by_number_and_dashes_stay_last(chromium, page_file):
     with opened(chromium, page_file) as page:
-        column = lambda: page.locator("tbody tr td:last-child").all_inner_texts()  # noqa: E731
+
+        def column():
+            return page.locator("tbody tr td:last-child").all_inner_texts()
+
         assert column() == ["412.2", "–", "1,735", "98.5"]
         page.locator("th button").last.click()
         assert column() == ["1,735", "412.2", "98.5", "–"]
@@ -71,11 +74,10 @@ def test_a_table_sorts_by_number_and_dashes_stay_last(chromium, page_file):
 def test_a_figure_zooms_with_shift_and_lets_the_page_scroll_without(chromium, page_file):
     with opened(chromium, page_file) as page:
         bar = page.locator(".mark-rect.role-mark path[aria-roledescription=bar]").first
-        width = lambda: bar.bounding_box()["width"]  # noqa: E731
-        before = width()
+        before = bar.bounding_box()["width"]
         bar.hover()
         page.mouse.wheel(0, -300)
-        assert width() == pytest.approx(before)
+        assert bar.bounding_box()["width"] == pytest.approx(before)
         page.keyboard.down("Shift")
         page.mouse.wheel(0, -300)
         page.wait_for_function(f"document.querySelector('[aria-roledescription=bar]').getBBox().width > {before} + 1")

@@ -18,6 +18,7 @@ from deit_fast.planning.command import loader_cost
 from deit_fast.planning.costs import StudentCosts, TeacherCosts, count_teacher
 from deit_fast.planning.memory_plan import plan_memory
 from deit_fast.planning.plan import LoaderCost, make_plan
+from deit_fast.planning.show import warnings
 from deit_fast.planning.stages import Machine, all_reduce_rate, all_reduce_seconds, work_of
 from deit_fast.planning.suggest import suggest_batch
 from deit_fast.utilisation import forward_flops
@@ -149,6 +150,18 @@ def test_every_kind_has_anchors_and_they_say_what_was_published():
     assert shares["h100", "ViT-5-Base"] == pytest.approx(0.23, abs=0.005)  # "about 23 %" by its authors' figures
     assert shares["h100", "ViT-5-Small"] == pytest.approx(0.229, abs=0.005)  # stated so by its authors (compiled)
     assert student_utilisation("h100", 768).low == pytest.approx(0.23, abs=0.005)
+
+
+def test_what_does_not_fit_is_said_with_its_mend():
+    assert warnings(plan()) == []
+    small = replace(H100, gpu=replace(H100.gpu, memory_bytes=8 * 10**9))
+    (line,) = warnings(plan(machine=small))
+    assert line.startswith("to keep the recipe's global batch within memory: --runtime.batch_size_per_device 32 ")
+    assert "--runtime.accumulate_steps 4" in line
+    convnet = plan(student=replace(BASE, name="resnet50", embed_dim=0))
+    assert warnings(convnet) == []  # the range was given
+    published = replace(convnet, student_utilisation=student_utilisation("h100", 0))
+    assert "resnet50 is none: give yours by --mfu" in warnings(published)[0]
 
 
 def test_gpus_by_their_names():

@@ -9,9 +9,9 @@ from bench_records import kernels_record, loader_record, record, row, step_recor
 from pages import opened
 
 from deit_fast.benchmarks import loader_stages, peers, step, train
-from deit_fast.benchmarks.report import figures, results
-from deit_fast.benchmarks.report.markdown import RESULTS, rewritten
-from deit_fast.benchmarks.report.page import peak_tflops
+from deit_fast.benchmarks.report import figures, results, roofline
+from deit_fast.benchmarks.report.markdown import RESULTS, rewritten, write_plots
+from deit_fast.benchmarks.report.page import build_page, peak_tflops
 from deit_fast.benchmarks.report.results import gather, read_files
 from deit_fast.benchmarks.report.verdict_text import advice_for, judge
 from deit_fast.cli import main
@@ -47,7 +47,7 @@ def test_the_page_shows_the_rows(chromium, report, width_px, scheme):
             "The budget is missed: 412.0 of 1,482.8 images/s, 3.60 times too slow"
         )
         assert "deit-fast teacher-cache" in page.locator(".verdict li").first.inner_text()
-        assert page.locator(".card strong").first.inner_text() == "412.0 images/s"
+        assert page.locator(".card strong").first.inner_text() == "412.0"
         plots = page.locator("figure .plot")
         ms = [1e3 / one["images_per_second"] for one in step_record()["rows"]]
         waterfall = plots.nth(0).locator("path[aria-roledescription=bar]")
@@ -86,9 +86,16 @@ def test_the_verdict_says_no_more_than_was_measured(judged, good, headline):
 
 def test_the_end_to_end_run_of_the_budgets_model_is_what_counts():
     tiny = train_record(9000, model="deit_tiny_patch16_224")
-    results = gather([train_record(1500), step_record(9.0), tiny])
-    assert results.judged()["bench"] == "train"
-    assert results.judged()["verdict"]["is_budget_model"]
+    found = gather([train_record(1500), step_record(9.0), tiny])
+    assert found.judged()["bench"] == "train"
+    assert found.judged()["verdict"]["is_budget_model"]
+
+
+def test_a_later_run_of_another_model_does_not_take_the_verdicts_place():
+    tiny = step_record(verdict=verdict(3000.0, model="deit_tiny_patch16_224"), time="2026-11-30T00:00:00+00:00")
+    page = build_page(gather([step_record(title="the budget's step"), tiny])).html()
+    assert "Measured: the budget&#x27;s step." in page
+    assert page.count("the budget&#x27;s step. 8 x Made-up GPU") >= 2  # waterfall and arithmetic are of the same call
 
 
 def test_rows_are_called_as_they_are_written():
@@ -115,7 +122,7 @@ def test_the_waterfall_ends_where_the_stages_add_up():
 
 def test_the_roof_is_the_data_sheets_and_the_peak_that_of_the_mfu():
     assert peak_tflops(step_record()) == pytest.approx(138.0)
-    spec = figures.roofline(kernels_record()["rows"][:2], (989e12, 3.35e12))
+    spec = roofline.roofline(kernels_record()["rows"][:2], (989e12, 3.35e12))
     ridge = spec["layer"][1]["data"]["values"][1]
     assert ridge == {"flop_per_byte": pytest.approx(295.2, abs=0.1), "tflop_per_second": pytest.approx(989)}
     assert spec["data"]["values"][0]["flop_per_byte"] == pytest.approx(175)
@@ -142,6 +149,15 @@ def test_a_table_follows_its_rows(tmp_path):
     assert rewritten(text, "README.md", tmp_path) == text
 
 
+def test_turns_too_short_for_a_cpu_time_have_none(tmp_path):
+    rows = [row("decode", name, [10.0, 11.0], cpu_ms=None) for name in ("deit_fast", "timm")]
+    write_rows(tmp_path / "loader.jsonl", record("loader", rows))
+    write_rows(tmp_path / "step.jsonl", record("step", rows))
+    text = "".join(f"<!-- rows: {name} -->\n<!-- /rows -->\n" for name in ("loader", "step"))
+    assert "| timm | 10 (-) |" in rewritten(text, "README.md", tmp_path)
+    assert figures.contenders(rows)["data"]["values"][0]["text"] == "10 images/s"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -164,6 +180,10 @@ def test_what_is_no_row_is_named(tmp_path, capsys):
     assert "--out FILE.html" in capsys.readouterr().err
 
 
-def test_kept_rows_can_be_read():
+def test_kept_rows_can_be_read_and_drawings_follow_them(tmp_path):
+    """A file may have no rows yet: its table then says that nothing was measured."""
     for path in sorted(RESULTS.glob("*.jsonl")):
-        assert read_files([path]).records
+        assert all(one["bench"] == path.stem.split("-")[0] for one in read_files([path]).records)
+    for text in sorted((ROOT / "docs").glob("*.md")):
+        for drawing in write_plots(text.read_text(), tmp_path):
+            assert drawing.read_text() == (text.parent / drawing.name).read_text()

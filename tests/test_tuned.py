@@ -6,6 +6,8 @@ import pytest
 import torch
 import yaml
 
+from deit_fast.benchmarks.options import measuring_parser, parse_measuring
+from deit_fast.cli import main
 from deit_fast.config import Config, DistillConfig, RuntimeConfig
 from deit_fast.config_file import add_config_arguments, config_as_dict, config_parser, parse_config
 from deit_fast.tuned import (
@@ -132,6 +134,22 @@ def test_graphs_are_not_replayed_when_nothing_is_compiled(config):
     assert apply_tuned(config, CPU).runtime.cuda_graphs is True
     mine = with_values(config, {"runtime.compile": False})
     assert apply_tuned(mine, CPU).runtime.cuda_graphs is None
+
+
+@pytest.mark.usefixtures("config")
+def test_bench_train_and_profile_take_it_over(tmp_path, capsys):
+    """By their command lines; a file that was named and is not valid ends them before anything is built."""
+    recipe = ["--config", "demo_student", "--runtime.device", "cpu"]
+    parser = config_parser("test", "")
+    add_config_arguments(parser)
+    mini, _ = parse_config(parser, recipe)
+    write(tuned_path(mini, CPU), mini)
+    benched, _ = parse_measuring(measuring_parser("step"), recipe, "deit_tiny")
+    assert benched == with_values(mini, CHOSEN)
+    stale = str(write(tmp_path / "stale.yaml", mini, torch="1.0"))
+    for verb in ("train", "profile"):
+        assert main([verb, *recipe, "--runtime.tuned", stale]) == 2
+        assert "was made for torch 1.0" in capsys.readouterr().err
 
 
 def test_the_resolved_configuration_reads_again(config, tmp_path):

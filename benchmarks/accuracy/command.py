@@ -18,7 +18,7 @@ from ..records import Record, append_record, build_record
 from .experiment import Result, Teacher, rows_of, run_experiment
 from .fashion_mnist import DEBIAN, write_fashion_mnist
 from .intervals import difference, verdict
-from .show import CLAIM_HEADINGS, HEADINGS, claim_rows, table_rows, write_plot
+from .show import CLAIM_HEADINGS, HEADINGS, claim_rows, table_rows
 from .variants import CLAIMS, HARD, Plan, TeacherName, Variant
 
 FOLDER = Path("runs/bench/accuracy")
@@ -51,8 +51,6 @@ def run(arguments: Sequence[str]) -> int:
     show(record)
     if options.json:
         append_record(options.json, record)
-    if options.plot:
-        write_plot(record, options.plot)
     return 0
 
 
@@ -112,6 +110,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"runs and results (default: {FOLDER})")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw it")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     return parser

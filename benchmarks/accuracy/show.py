@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from deit_fast.page import Page
-from deit_fast.page.plots import Spec, write_svg, zoom
+from deit_fast.page.plots import Spec, zoom
 from deit_fast.page.theme import INK, SERIES
 
 from ..records import Record
@@ -91,8 +90,3 @@ def add_to_page(page: Page, record: Record) -> None:
     page.figure(accuracy_plot(record), caption)
     page.table(HEADINGS, table_rows(record))
     page.table(CLAIM_HEADINGS, claim_rows(record), sortable=False)
-
-
-def write_plot(record: Record, path: Path) -> None:
-    """The drawing for the docs."""
-    write_svg(accuracy_plot(record), path)

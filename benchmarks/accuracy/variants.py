@@ -5,6 +5,7 @@ Students have the demo's size and recipe (`demo_student`, `demo_student_distille
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class Variant:
 NONE = Variant("no distillation", "none")
 SOFT = Variant("soft, ConvNet", "soft", "ConvNet")
 HARD = Variant("hard, ConvNet", "hard", "ConvNet")
-HARD_EARLY = Variant("hard, ConvNet as good as the ViT", "hard", "ConvNet, early")
+HARD_EARLY = Variant("hard, early ConvNet", "hard", "ConvNet, early")
 HARD_VIT = Variant("hard, ViT", "hard", "ViT")
 VARIANTS = (NONE, SOFT, HARD, HARD_EARLY, HARD_VIT)
 
@@ -58,6 +59,7 @@ class Plan:
     seeds: int = 5
 
 
+@functools.cache
 def recipe(name: str) -> Config:
     """A packaged recipe."""
     parser = config_parser("bench accuracy", "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .markdown import RESULTS, rewritten
+from .markdown import RESULTS, rewritten, write_plots
 from .page import build_page
 from .results import read_files
 
@@ -24,9 +24,10 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--markdown takes its rows from {RESULTS}, by their markers; leave {options.rows[0]} out")
         if not options.markdown.is_file():
             raise ValueError(f"--markdown {options.markdown} is not there")
-        text = options.markdown.read_text()
-        options.markdown.write_text(rewritten(text, str(options.markdown)))
-        console.print(f"{options.markdown}: tables written anew", markup=False)
+        text = rewritten(options.markdown.read_text(), str(options.markdown))
+        options.markdown.write_text(text)
+        for path in [options.markdown, *write_plots(text, options.markdown.parent)]:
+            console.print(str(path), markup=False)
         return 0
     if not options.rows:
         raise ValueError("bench report needs files of rows: deit-fast bench report rows.jsonl --out report.html")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from deit_fast.page.bars import Bar, bars
 from deit_fast.page.page import format_number
 from deit_fast.page.plots import Spec, zoom
-from deit_fast.page.theme import BAD, INK, MUTED, SERIES
+from deit_fast.page.theme import BAD, INK, SERIES
 
 from ..records import Record
 from .results import FULL, Row, is_ours, is_total, loader_stages, ms_per_image, stages, totals
@@ -83,6 +82,12 @@ def throughput(rows: Sequence[Row], required_images_per_second: float) -> Spec:
     return bars(dots, "images/s, log scale", mark="dot", scale="log", limit=limit)
 
 
+def speed_and_cost(row: Row) -> str:
+    """`1,735 images/s, 1.11 CPU-ms`; turns may be too short to tell the CPU time."""
+    cpu_ms = row.get("cpu_ms_per_image")
+    return f"{row['images_per_second']:,.0f} images/s" + ("" if cpu_ms is None else f", {format_number(cpu_ms)} CPU-ms")
+
+
 def contenders(rows: Sequence[Row]) -> Spec:
     """Images/s of one workload's contenders, ours in colour, with p20 to p80."""
     spec = bars(
@@ -90,7 +95,7 @@ def contenders(rows: Sequence[Row]) -> Spec:
             Bar(
                 row["name"],
                 row["images_per_second"],
-                f"{row['images_per_second']:,.0f} images/s, {format_number(row['cpu_ms_per_image'])} CPU-ms",
+                speed_and_cost(row),
                 colour_of(row),
                 row.get("images_per_second_p20"),
                 row.get("images_per_second_p80"),
@@ -100,76 +105,6 @@ def contenders(rows: Sequence[Row]) -> Spec:
         "images/s",
     )
     return {"title": rows[0]["workload"], **spec}
-
-
-def arithmetic(rows: Sequence[Row], peak_tflops: float) -> Spec:
-    """TFLOP/s of every row that is arithmetic, against the peak: the roof of a roofline."""
-    rates = [(row, row["images_per_second"] * row["tflops_per_image"]) for row in rows if row.get("tflops_per_image")]
-    return bars(
-        [
-            Bar(
-                named(row),
-                rate,
-                f"{format_number(rate)} TFLOP/s, {rate / peak_tflops:.1%}",
-                INK if is_total(row) else colour_of(row),
-            )
-            for row, rate in rates
-        ],
-        "TFLOP/s that the mathematics asks for",
-        limit=(peak_tflops, f"peak {format_number(peak_tflops)}"),
-    )
-
-
-def roofline(kernels: Sequence[Row], roof: tuple[float, float] | None) -> Spec:
-    """TFLOP/s over FLOP a byte of each kernel and implementation, on log scales. roof: peak FLOP/s, bytes/s."""
-    points = [
-        {
-            "kernel": row["kernel"],
-            "by": row["backend"],
-            "flop_per_byte": 1e3 * row["tflop_per_second"] / row["gb_per_second"],
-            "tflop_per_second": row["tflop_per_second"],
-            "ms": row["ms"],
-        }
-        for row in kernels
-        if row.get("tflop_per_second")
-    ]
-    axis = {"type": "quantitative", "scale": {"type": "log", "padding": 16, "nice": False}}
-    x = {**axis, "field": "flop_per_byte", "title": "FLOP a byte"}
-    y = {**axis, "field": "tflop_per_second", "title": "TFLOP/s"}
-    layers: list[Spec] = [
-        {
-            "params": zoom("x", "y"),
-            "mark": {"type": "point", "size": 90, "clip": True},
-            "encoding": {
-                "x": x,
-                "y": y,
-                "color": {"field": "by", "type": "nominal", "title": None},
-                "shape": {
-                    "field": "kernel",
-                    "type": "nominal",
-                    "title": None,
-                    "legend": {"symbolFillColor": MUTED, "symbolStrokeColor": MUTED},
-                },
-                "tooltip": [{"field": name} for name in ("kernel", "by", "ms", "tflop_per_second", "flop_per_byte")],
-            },
-        }
-    ]
-    if roof is not None and points:
-        layers.append(_roof(roof, [point["flop_per_byte"] for point in points], x, y))
-    return {"data": {"values": points}, "height": 320, "layer": layers}
-
-
-def _roof(roof: tuple[float, float], intensities: list[float], x: dict[str, Any], y: dict[str, Any]) -> Spec:
-    """The memory's slope up to the ridge, and the peak behind it."""
-    flops, bandwidth = roof
-    ridge = flops / bandwidth
-    corners = sorted({min(*intensities, ridge) / 2, ridge, max(*intensities, ridge) * 2})
-    line = [{"flop_per_byte": at, "tflop_per_second": min(flops, at * bandwidth) / 1e12} for at in corners]
-    return {
-        "data": {"values": line},
-        "mark": {"type": "line", "color": MUTED, "strokeDash": [5, 4], "clip": True},
-        "encoding": {"x": x, "y": y},
-    }
 
 
 def step_ms(row: Row) -> list[float]:
@@ -190,7 +125,8 @@ def latency(rows: Sequence[Row]) -> Spec:
         {"what": named(row), "ms": row[f"step_ms_p{p}"], "share": p / 100} for row in rows for p in (50, 95, 99)
     ]
     x = {"field": "ms", "type": "quantitative", "title": "ms a step", "scale": {"zero": False, "padding": 16}}
-    y = {"field": "share", "type": "quantitative", "title": "share", "axis": {"format": "%"}}
+    y = {"field": "share", "type": "quantitative", "title": "share", "scale": {"domain": [0, 1.05], "nice": False}}
+    y["axis"] = {"format": "%", "values": [0, 0.25, 0.5, 0.75, 1]}
     encoding = {
         "x": x,
         "y": y,

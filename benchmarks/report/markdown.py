@@ -10,18 +10,23 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..accuracy.show import accuracy_table
+from deit_fast.page.plots import write_svg
+
+from ..accuracy.show import accuracy_plot, accuracy_table
 from ..records import Record
 from .results import Results, Row, provenance, read_files
 
 RESULTS = Path(__file__).parents[1] / "results"
-BLOCK = re.compile(r"(?P<open><!-- rows: (?P<name>[\w-]+) -->\n).*?(?P<close><!-- /rows -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<open><!-- rows: (?P<name>[\w-]+) -->\n).*?^(?P<close><!-- /rows -->)$", re.DOTALL | re.MULTILINE
+)
+OPENING = re.compile(r"^<!-- rows: ", re.MULTILINE)
 DASH = "-"
 
 
 def rewritten(text: str, source: str, folder: Path = RESULTS) -> str:
     """The text with every block made anew; ValueError, naming the source, for a block without end or without rows."""
-    if len(re.findall(r"<!-- rows: ", text)) != len(BLOCK.findall(text)):
+    if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
         raise ValueError(f"{source}: a `<!-- rows: NAME -->` needs a line of its own, and a `<!-- /rows -->` below")
 
     def block(match: re.Match[str]) -> str:
@@ -31,6 +36,22 @@ def rewritten(text: str, source: str, folder: Path = RESULTS) -> str:
         return f"{match['open']}{table_of(read_files([path]))}{match['close']}"
 
     return BLOCK.sub(block, text)
+
+
+def write_plots(text: str, folder: Path, rows: Path = RESULTS) -> list[Path]:
+    """Draws what the blocks of a text refer to, `NAME.svg` beside it; returns what was written."""
+    written = []
+    for match in BLOCK.finditer(text):
+        record = read_files([rows / f"{match['name']}.jsonl"]).latest("accuracy")
+        if record is not None:
+            write_svg(accuracy_plot(record), folder / plot_name(record))
+            written.append(folder / plot_name(record))
+    return written
+
+
+def plot_name(record: Record) -> str:
+    """`accuracy.svg`"""
+    return f"{record['bench']}.svg"
 
 
 def table_of(results: Results) -> str:
@@ -44,6 +65,8 @@ def table_of(results: Results) -> str:
         "accuracy": accuracy_table,
     }
     table = tables.get(record["bench"], step_table)(record)
+    if record["bench"] == "accuracy":
+        table = f"![A dot a seed, the mean with its 95 % interval]({plot_name(record)})\n\n{table}"
     return f"{table}\n{record['title'][0].upper()}{record['title'][1:]}. {provenance(record)}\n"
 
 
@@ -64,7 +87,12 @@ def loader_table(record: Record) -> str:
 
 def speed_and_cost(row: Row) -> str:
     """`1,735 (1.11)`"""
-    return f"{row['images_per_second']:,.0f} ({row['cpu_ms_per_image']:.2f})"
+    return f"{row['images_per_second']:,.0f} ({cost(row)})"
+
+
+def cost(row: Row) -> str:
+    """CPU-ms an image; turns may be too short to tell."""
+    return DASH if row["cpu_ms_per_image"] is None else f"{row['cpu_ms_per_image']:,.2f}"
 
 
 def step_table(record: Record) -> str:
@@ -74,7 +102,7 @@ def step_table(record: Record) -> str:
             row["workload"] if row["name"] == "deit_fast" else f"{row['workload']}, {row['name']}",
             f"{row['images_per_second']:,.1f}",
             f"{row['images_per_second_p20']:,.1f} - {row['images_per_second_p80']:,.1f}",
-            f"{row['cpu_ms_per_image']:,.2f}",
+            cost(row),
             DASH if row["mfu"] is None else f"{row['mfu']:.1%}",
         ]
         for row in record["rows"]

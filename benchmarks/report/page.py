@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
 from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES, REQUIRED_IMAGES_PER_SECOND
 from deit_fast.page import Page
 from deit_fast.page.page import format_number
 
+from ..accuracy.show import add_to_page
 from ..records import Record
 from ..speed_of_light import GPUS
-from . import figures
+from . import figures, roofline
 from .results import Results, Row, devices_of, machine, provenance, stages, totals
 from .verdict_text import judge
 
 LATENCY = "Line: the turns, each by the mean of its steps; diamonds: p50, p95 and p99 of single steps."
-COLOURS = "Blue: ours; green: ours, cheaper than the recipe; grey: others."
 ZOOM = "Drag to move, Shift and wheel to zoom, double click to reset."
 
 
@@ -27,11 +26,12 @@ def build_page(results: Results) -> Page:
     page.verdict(**judge(judged)._asdict())
     if judged:
         page.cards(_cards(judged))
-    if step := results.latest("train", "step"):
+    step, loader = judged or results.latest("train", "step"), results.latest("loader")
+    if step:
         _stages(page, step)
-    if any_rows := [record for bench in ("train", "step", "loader") if (record := results.latest(bench))]:
-        _throughput(page, any_rows)
-    if loader := results.latest("loader"):
+    if measured := [record for record in (step, loader) if record]:
+        _throughput(page, measured)
+    if loader:
         _loaders(page, loader)
     if step:
         _arithmetic(page, step)
@@ -39,12 +39,9 @@ def build_page(results: Results) -> Page:
         _kernels(page, kernels)
     if step:
         _latency(page, step)
-    if any_rows:
-        _memory(page, any_rows)
-        _history(page, results)
+    _memory(page, measured)
+    _history(page, results)
     if accuracy := results.latest("accuracy"):
-        from ..accuracy.show import add_to_page
-
         add_to_page(page, accuracy)
     _sources(page, results)
     return page
@@ -66,8 +63,8 @@ def _cards(record: Record) -> list[tuple[str, str, str]]:
     mfu, half = verdict.get("mfu"), verdict.get("days_at_half_of_peak")
     return [
         (
-            "measured",
-            f"{format_number(float(verdict['measured_images_per_second']))} images/s",
+            "images/s measured",
+            format_number(float(verdict["measured_images_per_second"])),
             f"{format_number(float(verdict['measured_per_device']))} on each of {verdict['devices']}",
         ),
         ("300 epochs", f"{verdict['projected_days']:,.1f} days", f"the budget is {BUDGET_DAYS:g}"),
@@ -96,15 +93,22 @@ def _throughput(page: Page, records: list[Record]) -> None:
         "Throughput against the budget",
         f"Whatever is left of the dashed line is too slow for its share of {REQUIRED_IMAGES_PER_SECOND:,.1f} images/s.",
     )
-    rows = [row for record in records for row in record["rows"] if figures.is_recipe(row)]
+    found = [row for record in records for row in record["rows"] if figures.is_recipe(row)]
+    rows = list({figures.named(row): row for row in reversed(found)}.values())[::-1]  # a stage by the first that has it
     asked = max(required(record) for record in records)
     page.figure(figures.throughput(rows, asked), f"Medians, with the 20th to 80th percentile of the turns. {ZOOM}")
 
 
 def _loaders(page: Page, record: Record) -> None:
-    page.section("Loaders", "The same images, cores and number of workers, in interleaved turns.")
-    for _, rows in itertools.groupby(record["rows"], key=lambda row: row["workload"]):
-        page.figure(figures.contenders(list(rows)), f"{COLOURS} {record['title']}. {provenance(record)}")
+    page.section(
+        "Loaders",
+        "The same images, cores and number of workers, in interleaved turns. Blue: ours; green: ours, cheaper than the "
+        f"recipe; grey: others. {record['title'][0].upper()}{record['title'][1:]}. {provenance(record)}",
+    )
+    for workload in dict.fromkeys(row["workload"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["workload"] == workload]
+        if len(rows) > 1:  # a stage that nobody else was asked for stands above, against the budget
+            page.figure(figures.contenders(rows), "Medians, with the 20th to 80th percentile of the turns.")
 
 
 def _arithmetic(page: Page, record: Record) -> None:
@@ -115,7 +119,7 @@ def _arithmetic(page: Page, record: Record) -> None:
         "How much of the arithmetic is reached",
         "images/s x FLOPs of an image (2 a multiply-add), against the peak of the devices in the run's precision.",
     )
-    page.figure(figures.arithmetic(record["rows"], peak), f"{record['title']}. {provenance(record)} {ZOOM}")
+    page.figure(roofline.arithmetic(record["rows"], peak), f"{record['title']}. {provenance(record)} {ZOOM}")
 
 
 def peak_tflops(record: Record) -> float | None:
@@ -136,10 +140,10 @@ def _kernels(page: Page, record: Record) -> None:
     if any(row.get("tflop_per_second") for row in rows):
         roof = None if gpu is None else (gpu.bf16_flops, gpu.hbm_bytes_per_second)
         note = "Dashed: the data sheet's roof." if roof else "No roof: its bandwidth is not known."
-        page.figure(figures.roofline(rows, roof), f"{note} {provenance(record)} {ZOOM}")
+        page.figure(roofline.roofline(rows, roof), f"{note} {provenance(record)} {ZOOM}")
     headings = ("kernel", "by", "ms", "GB/s", "TFLOP/s", "of the bound")
     keys = ("kernel", "backend", "ms", "gb_per_second", "tflop_per_second", "share_of_bound")
-    page.table(headings, [[row.get(key) for key in keys] for row in rows])
+    page.table(headings, [[row.get(key) or None for key in keys] for row in rows])
 
 
 def _latency(page: Page, record: Record) -> None:

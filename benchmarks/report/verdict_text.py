@@ -60,7 +60,7 @@ def _headline(record: Record) -> tuple[str, bool | None, float | None]:
     measured, required = verdict["measured_images_per_second"], verdict["required_images_per_second"]
     each, required_each = verdict["measured_per_device"], verdict["required_per_device"]
     if not verdict["is_budget_model"]:
-        return f"No verdict: the budget is DeiT-B's at 224 px, and this is `{verdict['model']}`", None, None
+        return f"No verdict: the budget is DeiT-B's at 224\u00a0px, and this is `{verdict['model']}`", None, None
     if verdict["devices"] == BUDGET_DEVICES:
         share, text = verdict["margin"], f"{measured:,.1f} of {required:,.1f} images/s"
     else:
@@ -88,8 +88,9 @@ def _lines(record: Record) -> list[str]:
         if teacher != verdict["teacher"]:
             speed = f"{other['measured_images_per_second']:,.1f} images/s, {other['projected_days']:,.1f} days"
             lines.append(f"With the teacher {teacher}: {speed}.")
-    for name, stall in record.get("stalls", {}).items():
-        lines.append(f"`{name}`: the host waits for the loader {stall['data_wait_fraction']:.0%} of the time.")
+    if stalls := record.get("stalls"):
+        waits = ", ".join(f"{stall['data_wait_fraction']:.0%} ({name})" for name, stall in stalls.items())
+        lines.append(f"The host waits for the loader {waits} of the time.")
     if scaling := record.get("scaling"):
         lines.append(f"{scaling['devices']} devices give {scaling['efficiency']:.1%} of so many times one alone.")
     if verdict.get("mfu") is not None:

@@ -90,11 +90,7 @@ class Page:
         for row in rows:
             if len(row) != len(headings):
                 raise ValueError(f"a row of {len(row)} cells under {len(headings)} headings: {list(row)}")
-        numeric = [
-            any(isinstance(row[i], int | float) for row in rows) and not any(isinstance(row[i], str) for row in rows)
-            for i in range(len(headings))
-        ]
-        classes = ["n" if number else "" for number in numeric]
+        classes = ["" if any(isinstance(row[i], str) for row in rows) else "n" for i in range(len(headings))]
         label = '<button type="button">{}</button>' if sortable else "{}"
         head = "".join(
             f'<th class="{kind}" scope="col">{label.format(inline(heading))}</th>'

@@ -79,6 +79,8 @@ STAND_INS = {
 }
 """Kinds whose published speeds stand for one that has none, or too few."""
 DEFAULT = ("h100", "rtx3090")
+GIVEN = ("given",)
+"""The basis of a range that the user gave."""
 
 
 @dataclass(frozen=True)

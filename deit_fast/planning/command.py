@@ -18,7 +18,7 @@ from deit_fast.config_rules import check_config
 from deit_fast.gpus import GB, GPUS, Gpu, find_gpu
 from deit_fast.host import LOADER_CPU_MS_PER_IMAGE
 
-from .anchors import Utilisation, student_utilisation, teacher_utilisation
+from .anchors import GIVEN, Utilisation, student_utilisation, teacher_utilisation
 from .costs import count_student, count_teacher
 from .plan import LoaderCost, Plan, make_plan
 from .show import plan_as_dict, show_plan
@@ -139,7 +139,7 @@ def _range(text: str | None, option: str) -> Utilisation | None:
         low = high = 0.0
     if not 0 < low <= high <= 1:
         raise ValueError(f"{option} {text}: expected LOW:HIGH with 0 < LOW <= HIGH <= 1, for example 0.3:0.5")
-    return Utilisation(low, high, ("given",))
+    return Utilisation(low, high, GIVEN)
 
 
 def loader_cost(cpu_ms_per_image: float | None, rows: str | None) -> LoaderCost:

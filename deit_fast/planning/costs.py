@@ -23,6 +23,7 @@ class StudentCosts:
 
     name: str
     embed_dim: int
+    """0 for a ConvNet."""
     parameters: int
     forward_flops: int
     passes: int
@@ -75,9 +76,9 @@ def count_student(config: Config, num_classes: int, precision: str) -> StudentCo
 
 
 def _embed_dim(model: nn.Module) -> int:
-    """Width of a transformer; of another model of timm that of its last features."""
+    """Width of a transformer; 0 for a model without positions, a ConvNet."""
     positions = getattr(model, "pos_embed", None)
-    return positions.shape[-1] if isinstance(positions, Tensor) else int(getattr(model, "num_features", 0))  # type: ignore[arg-type]
+    return positions.shape[-1] if isinstance(positions, Tensor) else 0
 
 
 def count_teacher(
@@ -94,7 +95,7 @@ def count_teacher(
     trained_with = teacher.pretrained_cfg.get("input_size")
     size = distill.teacher_image_size_px or (trained_with[-1] if trained_with else student_size_px)
     parameters = sum(parameter.numel() for parameter in teacher.parameters())
-    if runtime.teacher_fold:
+    if runtime.teacher_fold is not False:
         _leave_batch_norms_out(teacher)
     halved = precision != "fp32" and not any(isinstance(module, NORMS) for module in teacher.modules())
     return TeacherCosts(

@@ -14,6 +14,8 @@ DECODER_BYTES = 211_025_920
 """What the decoder reserves for the largest image: dali_pipelines/decode.py, `device_memory_padding`."""
 DECODED_BYTES = 500 * 375 * 3
 """A whole image of ImageNet's usual size."""
+PREFETCH = 2
+"""Where none is set."""
 HALF, FULL = 2, 4
 
 
@@ -77,7 +79,7 @@ def _per_image(
     """For each image of runtime.batch_size_per_device; loader and teacher take all accumulated parts at once."""
     accumulate = config.runtime.accumulate_steps
     pixels = 3 * config.model.image_size_px**2
-    batches = config.data.prefetch + 2  # prepared ahead, in use, and mixed
+    batches = (config.data.prefetch or PREFETCH) + 2  # prepared ahead, in use, and mixed
     loader = batches * HALF * pixels + DECODED_BYTES + 2 * pixels  # decoded, and two stages of bytes at work
     return {
         "activations": student.passes * activations.peak_bytes_per_image,

@@ -13,6 +13,7 @@ from rich.table import Table
 from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND
 from deit_fast.start_report import batch_warning
 
+from .anchors import GIVEN
 from .plan import Outlook, Plan
 from .stages import IMAGENET_BYTES_PER_IMAGE
 from .suggest import options_of, suggest_batch
@@ -66,13 +67,14 @@ def _show_answer(plan: Plan, price: float | None, console: Console) -> None:
         highlight=False,
     )
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("  days", f"[bold]{between(plan, lambda o: o.days, ',.2f')}[/]")
+    hours = between(plan, lambda o: 24 * o.days, ",.1f")
+    table.add_row("  days", f"[bold]{between(plan, lambda o: o.days, ',.2f')}[/] ({hours} hours)")
     if price is not None:
         cost = between(plan, lambda o: o.cost or 0.0, ",.0f")
         table.add_row("  cost", f"[bold]{cost}[/] at {price:g} for a GPU and hour")
     else:
-        hours = between(plan, lambda o: o.days * 24 * machine.gpus, ",.0f")
-        table.add_row("  GPU hours", f"{hours} (--price gives the cost)")
+        gpu_hours = between(plan, lambda o: o.days * 24 * machine.gpus, ",.0f")
+        table.add_row("  GPU hours", f"{gpu_hours} (--price gives the cost)")
     table.add_row("  speed", f"{between(plan, lambda o: o.images_per_second, ',.0f')} images/s")
     table.add_row("  limit", limits(plan))
     table.add_row("  memory", memory_line(plan))
@@ -101,6 +103,10 @@ def warnings(plan: Plan) -> list[str]:
     if not gpu.is_supported:
         torch_version = f"the pinned torch {torch.__version__}"
         found.append(f"{gpu.name} (sm_{gpu.architecture}) is NOT SUPPORTED: {torch_version} holds no code for it")
+    if not plan.student.embed_dim and plan.student_utilisation.basis != GIVEN:
+        found.append(
+            f"the range of MFU was published for transformers, and {plan.student.name} is none: give yours by --mfu"
+        )
     other_batch = batch_warning(plan.config, plan.global_batch)
     if other_batch is not None:
         found.append(other_batch)

@@ -13,7 +13,8 @@ bytes a row and head. There is no mask but the end of the rows, no atomics, and 
 Up to 256 tokens ("short") a program has a whole row of scores in registers, and the backward is one program a head
 that walks over the queries while k, v, dk and dv of all keys stay on the multiprocessor. Above ("long"), the forward
 rescales its sums as it goes over the keys (online softmax), and the backward is one launch of two kinds of programs: a
-tile of keys (dk, dv), or a tile of queries (dq), at 7 matrix products a pair of tiles where 5 are the minimum.
+tile of keys (dk, dv), or a tile of queries (dq), at 7 matrix products a pair of tiles where 5 are the minimum: why is
+counted in docs/kernels.md.
 
 `arange` takes powers of two only, so rows are cut into chunks, 128 + 64 + 16 for 198 (the last one masked): padded work
 at N = 198 is 1.36 times N^2 forward and 1.10 times backward (1.19 on sm_100).
