@@ -128,12 +128,12 @@ class Trainer:
         self.writer.newest = newest_checkpoint(self.folder)
         stack.callback(self.writer.wait)
         self.vote = StopVote(self.ranks, stack.enter_context(catch_stop_signals()))
+        self.memory = DeviceMemory(self.ranks.device)
         self.watchdog = Watchdog(self.ranks, config.runtime.hang_timeout_s)
         stack.callback(self.watchdog.close)
 
     def _run(self) -> None:
         state, steps_per_epoch = self.state, self.sampler.steps_per_epoch
-        self.memory = DeviceMemory(self.ranks.device)
         batches = WaitClock(self.train_loader.batches(state.step, self.last_step))
         if state.step and state.step % steps_per_epoch == 0:
             self._finish_epoch()  # saved at the end of an epoch, whose evaluation may not have been written

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deit_fast.memory import bytes_besides_torch
+from deit_fast.memory import DeviceMemory
 from deit_fast.run_state import RunState
 
 from .trace import PHASE, Trace
@@ -65,8 +65,9 @@ def timeline(trace: Trace, device: torch.device) -> list[tuple[float, int, str]]
     return [highest[stretch] for stretch in sorted(highest)]
 
 
-def memory_record(trace: Trace, state: RunState, teacher: nn.Module | None, device: torch.device) -> dict[str, Any]:
+def memory_record(trace: Trace, state: RunState, teacher: nn.Module | None, on_device: DeviceMemory) -> dict[str, Any]:
     """Everything that the report says of memory; sizes in bytes."""
+    device = on_device.device
     points = timeline(trace, device)
     low, high = min((p[1] for p in points), default=0), max((p[1] for p in points), default=0)
     held = held_bytes(state, teacher)
@@ -77,11 +78,11 @@ def memory_record(trace: Trace, state: RunState, teacher: nn.Module | None, devi
         "timeline": [list(point) for point in points],
         "process_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "allocator": None,
-        "others_on_device": None,
+        "dali_on_device": _bytes(on_device.dali_gib),
+        "others_on_device": _bytes(on_device.other_gib),
     }
     if device.type == "cuda":
         stats = torch.cuda.memory_stats(device)
-        record["others_on_device"] = bytes_besides_torch(device)
         record["allocator"] = {
             "allocated_peak": stats["allocated_bytes.all.peak"],
             "reserved_peak": stats["reserved_bytes.all.peak"],
@@ -90,6 +91,10 @@ def memory_record(trace: Trace, state: RunState, teacher: nn.Module | None, devi
             "retries": stats["num_alloc_retries"],
         }
     return record
+
+
+def _bytes(gib: float | None) -> int | None:
+    return None if gib is None else int(gib * 2**30)
 
 
 def fragmentation(allocated: int, reserved: int) -> float:

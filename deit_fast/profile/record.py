@@ -48,7 +48,7 @@ def build_record(trainer: Trainer, measured: Measured, folder: Path) -> dict[str
         "all_reduce_overlap": all_reduce_overlap(measured.ranks),
         "operators": operators_record(trace, measured, device, trainer.precision),
         "idle": idle_analysis(trace),
-        "memory": memory_record(trace, trainer.state, teacher_module(trainer), device),
+        "memory": memory_record(trace, trainer.state, teacher_module(trainer), trainer.memory),
         "teacher": None,
         "ranks": measured.ranks,
         "config": config_as_dict(config),
@@ -59,7 +59,7 @@ def build_record(trainer: Trainer, measured: Measured, folder: Path) -> dict[str
     record["loader"] = {
         "backend": trainer.train_loader.backend,
         "num_threads": trainer.train_loader.pipeline_options["num_threads"],
-        "prefetch": config.data.prefetch,
+        "prefetch": trainer.train_loader.pipeline_options["prefetch_queue_depth"],
         "alone": measured.loader_alone,
         "operators": measured.loader_operators,
         "decoder_share": decoder_share(measured.loader_operators),

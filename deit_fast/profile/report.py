@@ -222,7 +222,8 @@ def memory(page: Page, record: dict[str, Any]) -> None:
             ("torch, peak allocated", allocator["allocated_peak"]),
             ("torch, peak reserved", allocator["reserved_peak"]),
             ("torch, most in split blocks", allocator["inactive_split_peak"]),
-            ("others on the device: DALI's pools, CUDA, NCCL", held["others_on_device"]),
+            ("DALI's pools on the device", held["dali_on_device"]),
+            ("others on the device: CUDA, NCCL, other processes", held["others_on_device"]),
         ]
         page.text(f"{allocator['fragmentation']:.0%} of what torch reserved was in gaps at the peak.")
     rows.append(("resident memory of the process, peak, DALI's pools on the host included", held["process_peak"]))
