@@ -159,10 +159,10 @@ def test_the_fused_loss_is_the_reference(name):
     for backend in ("reference", "triton"):
         heads = [head.clone().requires_grad_() for head in logits[:2]]
         output = heads[0] if distill.kind == "none" else tuple(heads)
-        value = build_loss(distill, mix, loss, backend)(output, labels, answer)
+        value, part = build_loss(distill, mix, loss, backend)(output, labels, answer)
         value.backward()
-        found.append([value.detach(), *(head.grad for head in heads if head.grad is not None)])
-    assert len(found[0]) == len(found[1]) == (2 if distill.kind == "none" else 3)
+        found.append([value.detach(), torch.zeros(()) + part, *(head.grad for head in heads if head.grad is not None)])
+    assert len(found[0]) == len(found[1]) == (3 if distill.kind == "none" else 4)
     assert all(torch.allclose(mine, other, atol=1e-7) for mine, other in zip(*found, strict=True))
 
 
