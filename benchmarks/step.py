@@ -126,7 +126,7 @@ def loss_call(
     leaves = [logits.detach().requires_grad_() for logits in heads(output)]
     given = (leaves[0], leaves[1]) if isinstance(output, tuple) else leaves[0]
     answer = parts.teacher(images) if isinstance(parts.teacher, Teacher) else None
-    return lambda: torch.autograd.grad(step.loss(given, labels, answer), leaves)
+    return lambda: torch.autograd.grad(step.loss(given, labels, answer).total, leaves)
 
 
 def update_call(step: TrainStep, batch: Batch, device: torch.device) -> Callable[[], object]:

@@ -14,17 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deit_fast.kernels.distill_loss import LossTerms
-from deit_fast.kernels.distill_loss import distill_loss as fused_loss
+from deit_fast.kernels.distill_loss import LossParts, LossTerms, distill_loss_parts
 from deit_fast.kernels.registration import say_once
 
 from .config import DistillConfig, LossConfig, MixConfig
 from .mixing import MixedLabels
 
 Output = Tensor | tuple[Tensor, Tensor]
-Loss = Callable[[Output, MixedLabels, Tensor | None], Tensor]
-DistillationPart = Callable[[Output, Tensor | None], Tensor | float]
-"""(student output, the teacher's answer) -> alpha times the distillation loss, detached; 0 without distillation."""
+Loss = Callable[[Output, MixedLabels, Tensor | None], LossParts]
+"""(student output, labels, the teacher's answer or None) -> the loss, and how much of it is the teacher's."""
 
 
 def full_precision(logits: Tensor) -> Tensor:
@@ -107,7 +105,7 @@ def cosub_loss(logits: Tensor, labels: MixedLabels, on_labels: Callable[[Tensor,
 def build_loss(
     distill: DistillConfig, mix: MixConfig, loss: LossConfig | None = None, backend: str = "reference"
 ) -> Loss:
-    """(student output, labels, the teacher's answer or None) -> fp32 scalar on the device; the variant is chosen here.
+    """The loss of a run, fp32 scalars on the device; the variant is chosen here.
 
     The teacher's answer is its logits [B, C], or, for hard distillation from a label cache, its top classes, int64 [B].
     backend: reference, or triton, which has no cosub: that stays with the reference. ValueError for alpha outside
@@ -125,15 +123,16 @@ def build_loss(
     on_labels = build_label_loss(loss, mix)
     if distill.kind == "none":
         if loss.cosub:
-            return lambda output, labels, _teacher: cosub_loss(_single(output), labels, on_labels)
-        return lambda output, labels, _teacher: on_labels(_single(output), labels)
+            return lambda output, labels, _teacher: LossParts(cosub_loss(_single(output), labels, on_labels), 0.0)
+        return lambda output, labels, _teacher: LossParts(on_labels(_single(output), labels), 0.0)
     on_teacher = build_distillation_loss(distill)
     alpha = distill.alpha
 
-    def distilled(output: Output, labels: MixedLabels, answer: Tensor | None) -> Tensor:
+    def distilled(output: Output, labels: MixedLabels, answer: Tensor | None) -> LossParts:
         cls, dist = _both(output)
         assert answer is not None
-        return (1 - alpha) * on_labels(cls, labels) + alpha * on_teacher(dist, answer)
+        distillation = alpha * on_teacher(dist, answer)
+        return LossParts((1 - alpha) * on_labels(cls, labels) + distillation, distillation.detach())
 
     return distilled
 
@@ -144,11 +143,11 @@ def build_fused_loss(distill: DistillConfig, mix: MixConfig, loss: LossConfig) -
         distill.kind, loss.label, mix.label_smoothing, distill.alpha, distill.temperature, distill.soft_normalization
     )
     if distill.kind == "none":
-        return lambda output, labels, _teacher: fused_loss(_single(output), *labels, terms, backend="triton")
+        return lambda output, labels, _teacher: distill_loss_parts(_single(output), *labels, terms, backend="triton")
 
-    def distilled(output: Output, labels: MixedLabels, answer: Tensor | None) -> Tensor:
+    def distilled(output: Output, labels: MixedLabels, answer: Tensor | None) -> LossParts:
         cls, dist = _both(output)
-        return fused_loss(cls, *labels, terms, dist, answer, backend="triton")
+        return distill_loss_parts(cls, *labels, terms, dist, answer, backend="triton")
 
     return distilled
 
@@ -160,23 +159,6 @@ def build_distillation_loss(distill: DistillConfig) -> Callable[[Tensor, Tensor]
             soft_distillation_loss, temperature=distill.temperature, normalization=distill.soft_normalization
         )
     return hard_distillation_loss if distill.label_cache is None else cached_distillation_loss
-
-
-def build_distillation_part(distill: DistillConfig) -> DistillationPart:
-    """The part of the loss that is the teacher's, for the log; what is left of the loss is the labels' part.
-
-    Computed apart from the loss, which may be one kernel that gives the sum alone: [B, C] once more, without gradient.
-    """
-    if distill.kind == "none":
-        return lambda _output, _answer: 0.0
-    on_teacher = build_distillation_loss(distill)
-
-    def part(output: Output, answer: Tensor | None) -> Tensor:
-        assert isinstance(output, tuple)
-        assert answer is not None
-        return distill.alpha * on_teacher(output[1].detach(), answer)
-
-    return part
 
 
 def _single(output: Output) -> Tensor:

@@ -22,7 +22,7 @@ from .config import Config
 from .drop_path import draw_drop_path_scale, draw_kept_samples
 from .ema import Ema
 from .guard import GradientGuard
-from .losses import Loss, build_distillation_part
+from .losses import Loss
 from .mixing import MixedLabels
 from .model import DeiT
 from .precision import autocast
@@ -100,7 +100,6 @@ class TrainStep:
         self.optimizer, self.scaler, self.precision, self.device = optimizer, scaler, precision, device
         self.randomness = student_randomness(model, config, device, rank)
         self.ask_teacher: Ask = build_ask(teacher, device)
-        self.distillation_part = build_distillation_part(config.distill)
         teacher_looks = teacher is not no_teacher and not isinstance(teacher, LabelReader)
         self.mix = build_prepare(config, model, teacher_looks=teacher_looks, precision=precision)
         self.guard = GradientGuard(list(model.parameters()), optimizer, scaler, config.optim.clip_grad_norm)
@@ -120,10 +119,11 @@ class TrainStep:
             with gradients_stay_local():
                 output = self.forward(mixed.student[part], batch.views[part], step)
                 part_labels = MixedLabels(*(values[part] for values in labels))
-                loss = self.loss(output, part_labels, answer(part)) / len(self.parts)
+                found = self.loss(output, part_labels, answer(part))
+                loss = found.total / len(self.parts)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-            distillation += self.distillation_part(output, answer(part)) / len(self.parts)
+            distillation += found.distillation / len(self.parts)
         loss = self.guard.apply(step, total, batch.views, distillation)
         self.update_ema()
         return loss

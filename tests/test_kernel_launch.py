@@ -94,7 +94,7 @@ def test_the_loss_takes_two_launches(kind):
     others = (None, None) if kind == "none" else (logits, logits)
     loss.finished_counter(logits)  # is made once in a process
     with recording(90) as launches, WhatElseRuns() as torchs:
-        value, *gradients = loss.forward(logits, labels, labels, lam, terms, *others)
+        value, _, *gradients = loss.forward(logits, labels, labels, lam, terms, *others)
         loss.backward(*gradients, value, torch.bfloat16)
     assert [noted.name for noted in launches] == ["loss_and_gradients", "scale_gradients"]
     assert torchs.seen == []

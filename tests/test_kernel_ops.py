@@ -68,7 +68,7 @@ def backward_arguments(name):
     if name == "attention":
         return (values[0], *outputs, torch.ones(1, 1, 1).expand_as(outputs[0]))
     if name == "distill_loss":
-        return (*outputs[1:], torch.ones_like(outputs[0]), torch.float32)
+        return (*outputs[2:], torch.ones_like(outputs[0]), torch.float32)
     if name == "add_norm":
         total, y, mean, rstd = outputs
         _, branch, weight, _, bias, gamma, drop_path, slot, _ = values

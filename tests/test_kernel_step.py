@@ -26,10 +26,9 @@ from deit_fast.trainer import Trainer
 
 
 def first_step(run):
-    """Loss and gradients of a run's first step, before the weights move, and the batch it was given."""
+    """Loss and gradients of a run's first step, and the batch it was given."""
     trainer = Trainer(run, ALONE)
     trainer.student.train()
-    trainer.train_step.guard.apply = lambda _step, loss, _views: loss
     batch = next(trainer.train_loader.batches(0, 1))
     loss = trainer.train_step(batch, 0, trainer.sampler.groups(0))
     return loss, {name: parameter.grad for name, parameter in trainer.student.named_parameters()}, batch
@@ -160,10 +159,10 @@ def test_the_fused_loss_is_the_reference(name):
     for backend in ("reference", "triton"):
         heads = [head.clone().requires_grad_() for head in logits[:2]]
         output = heads[0] if distill.kind == "none" else tuple(heads)
-        value = build_loss(distill, mix, loss, backend)(output, labels, answer)
+        value, part = build_loss(distill, mix, loss, backend)(output, labels, answer)
         value.backward()
-        found.append([value.detach(), *(head.grad for head in heads if head.grad is not None)])
-    assert len(found[0]) == len(found[1]) == (2 if distill.kind == "none" else 3)
+        found.append([value.detach(), torch.zeros(()) + part, *(head.grad for head in heads if head.grad is not None)])
+    assert len(found[0]) == len(found[1]) == (3 if distill.kind == "none" else 4)
     assert all(torch.allclose(mine, other, atol=1e-7) for mine, other in zip(*found, strict=True))
 
 

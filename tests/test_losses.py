@@ -9,7 +9,6 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from deit_fast.config import DistillConfig, LossConfig, MixConfig
 from deit_fast.losses import (
     binary_label_loss,
-    build_distillation_part,
     build_loss,
     hard_distillation_loss,
     label_loss,
@@ -55,8 +54,8 @@ def test_soft_distillation_divides_as_asked(logits):
 def test_the_whole_loss_is_the_official_formula(logits, labels, kind):
     cls, dist, teacher = logits
     config = DistillConfig(kind=kind, alpha=0.25, temperature=2.0)
-    loss = build_loss(config, MixConfig(label_smoothing=0.1))((cls, dist), labels, teacher)
-    part = build_distillation_part(config)((cls, dist.clone().requires_grad_()), teacher)
+    output = (cls, dist.clone().requires_grad_())
+    loss, part = build_loss(config, MixConfig(label_smoothing=0.1))(output, labels, teacher)
     assert not part.requires_grad
     base = SoftTargetCrossEntropy()(cls, mixup_target(labels.label_a, C, lam=0.3, smoothing=0.1))
     if kind == "hard":
@@ -70,7 +69,9 @@ def test_the_whole_loss_is_the_official_formula(logits, labels, kind):
 
 def test_without_distillation_the_teacher_is_not_asked(logits, labels):
     loss = build_loss(DistillConfig(kind="none"), MixConfig(label_smoothing=0.1))
-    assert torch.equal(loss(logits[0], labels, None), label_loss(logits[0], labels, 0.1))
+    total, part = loss(logits[0], labels, None)
+    assert torch.equal(total, label_loss(logits[0], labels, 0.1))
+    assert part == 0
 
 
 def test_equal_teacher_scores_give_the_lowest_class(logits):
@@ -122,7 +123,7 @@ def test_cosub_is_the_published_sum(logits, labels):
     expected = torch.autograd.grad(theirs, [one, other])
     ours = build_loss(DistillConfig(), MixConfig(label_smoothing=0), LossConfig("bce", True))(
         torch.cat([one, other]), labels, None
-    )
+    ).total
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     for mine, their in zip(torch.autograd.grad(ours, [one, other]), expected, strict=True):
         assert torch.allclose(mine, their, atol=1e-7)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from deit_fast.kernels.registration import HAS_TRITON, check_backend, kernel_op, say_once
 
-from .reference import distill_loss_reference, gradients_reference
-from .terms import LossTerms
+from .reference import gradients_reference, loss_parts_reference
+from .terms import LossParts, LossTerms
 
 MAX_CLASSES = 8192
 """A program has a sample's three rows of logits in registers."""
@@ -21,18 +21,18 @@ HALF = (torch.bfloat16, torch.float16)
 def _forward_on_cpu(
     cls: Tensor, dist: Tensor | None, teacher: Tensor | None, label_a: Tensor, label_b: Tensor, lam: Tensor,
     kind: str, label_loss: str, smoothing: float, alpha: float, temperature: float, soft_normalization: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     terms = LossTerms(kind, label_loss, smoothing, alpha, temperature, soft_normalization)  # type: ignore[arg-type]
-    value = distill_loss_reference(cls, label_a, label_b, lam, terms, dist, teacher)
-    return value, *gradients_reference(cls, label_a, label_b, lam, terms, dist, teacher)
+    total, part = loss_parts_reference(cls, label_a, label_b, lam, terms, dist, teacher)
+    return total, torch.zeros_like(total) + part, *gradients_reference(cls, label_a, label_b, lam, terms, dist, teacher)
 
 
 @kernel_op("distill_loss_forward", _forward_on_cpu)
 def distill_loss_forward(
     cls: Tensor, dist: Tensor | None, teacher: Tensor | None, label_a: Tensor, label_b: Tensor, lam: Tensor,
     kind: str, label_loss: str, smoothing: float, alpha: float, temperature: float, soft_normalization: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Loss fp32 [], and its gradients in cls and dist, kept in fp32."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Loss fp32 [], what of it is distillation, and the loss's gradients in cls and dist, kept in fp32."""
     from .triton import forward
 
     terms = LossTerms(kind, label_loss, smoothing, alpha, temperature, soft_normalization)  # type: ignore[arg-type]
@@ -40,11 +40,11 @@ def distill_loss_forward(
 
 
 @distill_loss_forward.register_fake
-def _(cls: Tensor, dist: Tensor | None, *_rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(cls: Tensor, dist: Tensor | None, *_rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sums = torch.promote_types(cls.dtype, torch.float32)
-    shapes = ((), cls.shape, (0,) if dist is None else dist.shape)
-    value, grad_cls, grad_dist = (cls.new_empty(shape, dtype=sums) for shape in shapes)
-    return value, grad_cls, grad_dist
+    shapes = ((), (), cls.shape, (0,) if dist is None else dist.shape)
+    total, part, grad_cls, grad_dist = (cls.new_empty(shape, dtype=sums) for shape in shapes)
+    return total, part, grad_cls, grad_dist
 
 
 def _backward_on_cpu(
@@ -73,10 +73,10 @@ def _(
     return torch.empty_like(grad_cls, dtype=dtype), torch.empty_like(grad_dist, dtype=dtype)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, grad_cls, grad_dist = output
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    _, part, grad_cls, grad_dist = output
     ctx.save_for_backward(grad_cls, grad_dist)
-    ctx.mark_non_differentiable(grad_cls, grad_dist)
+    ctx.mark_non_differentiable(part, grad_cls, grad_dist)
     ctx.dtype = inputs[0].dtype
 
 
@@ -98,7 +98,21 @@ def distill_loss(
     teacher: Tensor | None = None,
     backend: str = "reference",
 ) -> Tensor:
-    """DeiT's loss, meaned over the batch: fp32 scalar on the device, differentiable in cls and dist.
+    """`distill_loss_parts`, the total alone."""
+    return distill_loss_parts(cls, label_a, label_b, lam, terms, dist, teacher, backend).total
+
+
+def distill_loss_parts(
+    cls: Tensor,
+    label_a: Tensor,
+    label_b: Tensor,
+    lam: Tensor,
+    terms: LossTerms,
+    dist: Tensor | None = None,
+    teacher: Tensor | None = None,
+    backend: str = "reference",
+) -> LossParts:
+    """DeiT's loss, meaned over the batch: fp32 scalar on the device, differentiable in cls and dist; and its parts.
 
     cls, dist, teacher: logits [B, C] of any floating dtype; for hard distillation teacher may be its top classes, int64
     [B]. label_a, label_b int64 [B]; lam fp32 [B], the weight of label_a. backend: reference, or triton, which leaves
@@ -113,11 +127,12 @@ def distill_loss(
     if terms.kind == "none":
         dist = teacher = None
     if backend == "reference" or not _triton_takes(cls):
-        return distill_loss_reference(cls, label_a, label_b, lam, terms, dist, teacher)
+        return loss_parts_reference(cls, label_a, label_b, lam, terms, dist, teacher)
     dist = None if dist is None else dist.to(cls.dtype)
     teacher = None if teacher is None else teacher.detach()
     plain_terms = astuple(terms)  # an operator's arguments are tensors, numbers and strings
-    return distill_loss_forward(cls, dist, teacher, label_a, label_b, lam, *plain_terms)[0]
+    total, part, _, _ = distill_loss_forward(cls, dist, teacher, label_a, label_b, lam, *plain_terms)
+    return LossParts(total, part)
 
 
 def _triton_takes(cls: Tensor) -> bool:

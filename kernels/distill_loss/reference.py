@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .terms import LossTerms
+from .terms import LossParts, LossTerms
 
 
 def wide(logits: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def top_class(teacher: Tensor) -> Tensor:
     return teacher if teacher.ndim == 1 else teacher.argmax(dim=1)
 
 
-def distill_loss_reference(
+def loss_parts_reference(
     cls: Tensor,
     label_a: Tensor,
     label_b: Tensor,
@@ -45,16 +45,15 @@ def distill_loss_reference(
     terms: LossTerms,
     dist: Tensor | None = None,
     teacher: Tensor | None = None,
-) -> Tensor:
-    """cls, dist, teacher [B, C] (hard: or its top classes, int64 [B]); label_a, label_b int64 [B]; lam [B] -> scalar,
-    at least fp32."""
+) -> LossParts:
+    """cls, dist, teacher [B, C] (hard: or its top classes, int64 [B]); label_a, label_b int64 [B]; lam [B]."""
     targets = mixed_targets(label_a, label_b, lam, cls.shape[1], terms.smoothing)
     if terms.label_loss == "ce":
         label_term = F.cross_entropy(wide(cls), targets.to(wide(cls).dtype))
     else:
         label_term = F.binary_cross_entropy_with_logits(wide(cls), (targets > 0).to(wide(cls).dtype))
     if terms.kind == "none":
-        return label_term
+        return LossParts(label_term, 0.0)
     assert dist is not None
     assert teacher is not None
     if terms.kind == "hard":
@@ -64,7 +63,8 @@ def distill_loss_reference(
         log_p, log_q = F.log_softmax(wide(dist) / T, dim=1), F.log_softmax(wide(teacher) / T, dim=1)
         reduced = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * T**2
         distillation = reduced / cls.shape[1] if terms.soft_normalization == "official" else reduced
-    return (1 - terms.alpha) * label_term + terms.alpha * distillation
+    weighted = terms.alpha * distillation
+    return LossParts((1 - terms.alpha) * label_term + weighted, weighted.detach())
 
 
 def gradients_reference(

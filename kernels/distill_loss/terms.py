@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+
+class LossParts(NamedTuple):
+    """Scalars on the device, at least fp32: the loss, and how much of it is distillation."""
+
+    total: Tensor
+    """Differentiable in the logits."""
+    distillation: Tensor | float
+    """Times its weight, detached; 0 without distillation."""
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,10 @@ def loss_and_gradients(
     label_a,  # [B]
     label_b,  # [B]
     lam,  # [B]
-    shares,  # [B]
+    shares,  # [2, B]: of the loss, of its distillation
     finished,  # [1], 0 before and after
     loss,  # []
+    distillation,  # []
     grad_cls,  # [B, C]
     grad_dist,  # [B, C]
     B,
@@ -89,6 +90,7 @@ def loss_and_gradients(
         shifted_C, log_total, p_C = softmax_row(x_C)
         terms_C = q_C * (log_total - shifted_C)
         gradient_C = p_C - q_C
+    taught = tl.zeros([], SUM)
     share = label_weight * tl.sum(tl.where(valid, terms_C, 0.0), 0)
     tl.store(grad_cls + sample * C + c, (label_weight * gradient_C).to(grad_cls.dtype.element_ty), mask=valid)
     if KIND != "none":
@@ -106,16 +108,20 @@ def loss_and_gradients(
             teacher_shifted_C, teacher_log_total, target_C = softmax_row(t_C)
             terms_C = target_C * ((teacher_shifted_C - teacher_log_total) - (shifted_C - log_total))
             gradient_C = (p_C - target_C) / temperature
-        share += distill_weight * tl.sum(tl.where(valid, terms_C, 0.0), 0)
+        taught = distill_weight * tl.sum(tl.where(valid, terms_C, 0.0), 0)
         tl.store(grad_dist + sample * C + c, (distill_weight * gradient_C).to(grad_dist.dtype.element_ty), mask=valid)
-    tl.store(shares + sample, share)
+    tl.store(shares + sample, share + taught)
+    tl.store(shares + B + sample, taught)
     # acquire and release: who counts last sees what all others wrote before they counted
     if tl.atomic_add(finished, 1, sem="acq_rel", scope="gpu") == B - 1:
         total_BLOCK = tl.zeros([BLOCK], SUM)
+        taught_BLOCK = tl.zeros([BLOCK], SUM)
         for start in range(0, B, BLOCK):
             i = start + tl.arange(0, BLOCK)
             total_BLOCK += tl.load(shares + i, mask=i < B, other=0.0, cache_modifier=".cg")
+            taught_BLOCK += tl.load(shares + B + i, mask=i < B, other=0.0, cache_modifier=".cg")
         tl.store(loss, tl.sum(total_BLOCK, 0))
+        tl.store(distillation, tl.sum(taught_BLOCK, 0))
         tl.store(finished, 0)
 
 
@@ -148,25 +154,25 @@ def forward(
     terms: LossTerms,
     dist: Tensor | None,
     teacher: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, and its gradients in cls and dist."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, what of it is distillation, and the loss's gradients in cls and dist."""
     B, C = cls.shape
     sums = torch.promote_types(cls.dtype, torch.float32)
-    loss, shares = cls.new_empty((), dtype=sums), cls.new_empty(B, dtype=sums)
+    loss, part, shares = (cls.new_empty(shape, dtype=sums) for shape in ((), (), (2, B)))
     grad_cls = cls.new_empty(B, C, dtype=sums)
     grad_dist = cls.new_empty((0,) if dist is None else (B, C), dtype=sums)
     cls, other, taught = (rows_of(t) for t in (cls, cls if dist is None else dist, cls if teacher is None else teacher))
     label_weight, distill_weight = terms.weights(C)
     launch(
         loss_and_gradients, (B,), cls, other, taught, label_a.contiguous(), label_b.contiguous(), lam.contiguous(),
-        shares, finished_counter(cls), loss, grad_cls, grad_dist if dist is not None else grad_cls, B, terms.smoothing,
-        1.0 if terms.kind == "hard" else terms.temperature, label_weight / B, distill_weight / B,
+        shares, finished_counter(cls), loss, part, grad_cls, grad_dist if dist is not None else grad_cls, B,
+        terms.smoothing, 1.0 if terms.kind == "hard" else terms.temperature, label_weight / B, distill_weight / B,
         cls_stride=cls.stride(0), dist_stride=other.stride(0), teacher_stride=taught.stride(0), C=C,
         C_POW2=triton.next_power_of_2(C), KIND=terms.kind, CACHED=taught.ndim == 1, BCE=terms.label_loss == "bce",
         SUM=tl.float64 if sums == torch.float64 else tl.float32, BLOCK=SHARES_AT_A_TIME,
         num_warps=4 if C <= 2048 else 8,
     )  # fmt: skip
-    return loss, grad_cls, grad_dist
+    return loss, part, grad_cls, grad_dist
 
 
 def backward(grad_cls: Tensor, grad_dist: Tensor, grad_loss: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deit_fast.kernels.distill_loss import LossTerms, distill_loss
+from deit_fast.kernels.distill_loss import LossTerms, distill_loss, distill_loss_parts
 from deit_fast.kernels.distill_loss.op import example_inputs
 
 TERMS = {
@@ -73,6 +73,16 @@ def test_the_gradient_survives_fp16():
     (2.0**16 * distill_loss(**(inputs | leaves), terms=terms, backend="triton")).backward()
     truth = value_and_gradients(in_fp64(inputs), terms, "reference")[2]
     assert torch.allclose(leaves["dist"].grad.double() / 2**16, truth, rtol=2e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+def test_the_part_that_is_distillation(terms):
+    inputs = example_inputs(3, 17, torch.float32, "cpu")
+    truth = distill_loss_parts(**in_fp64(inputs), terms=terms).distillation
+    part = distill_loss_parts(**inputs, terms=terms, backend="triton").distillation
+    assert part.item() == pytest.approx(float(truth), rel=1e-5)
+    assert (part != 0) == (terms.kind != "none")
+    assert not part.requires_grad
 
 
 @pytest.mark.parametrize("dtype", FLOOR)
