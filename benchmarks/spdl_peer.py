@@ -33,9 +33,9 @@ def prepare(work: PeerWork) -> Prepare:
         if work.workload != VALIDATION:
             order = shuffle.permutation(order)
         paths = [work.images.path(int(image)) for image in np.resize(order, count)]
+        builder: PipelineBuilder[str, torch.Tensor] = PipelineBuilder()
         pipeline = (
-            PipelineBuilder()
-            .add_source(paths)
+            builder.add_source(paths)
             .pipe(partial(decode, describe=describe), concurrency=work.workers)
             .aggregate(work.batch_size)
             .pipe(to_batch)
