@@ -34,12 +34,13 @@ def our_train_configs(config: Config) -> dict[Contender, Config]:
     """The training workloads of one backend; what is not the recipe says so in its name."""
     ours = f"{OURS} {config.data.backend}"
     recipe = replace(config.augment, geometry="exact")
-    bilinear = replace(recipe, geometry="bilinear")
     configs = {
         Contender(CROP, ours): replace(config, augment=replace(recipe, policy="none", erase_probability=0.0)),
         Contender(FULL, ours): replace(config, augment=recipe),
-        Contender(FULL, f"{ours}, bilinear (not the recipe)"): replace(config, augment=bilinear),
     }
+    if config.data.backend == "graph":  # the native operators' exact geometry is the cheaper one: 0.97 against 1.15 ms
+        bilinear = replace(recipe, geometry="bilinear")
+        configs[Contender(FULL, f"{ours}, bilinear (not the recipe)")] = replace(config, augment=bilinear)
     if config.data.repeats > 1:
         same_rank = replace(config.data, repeats_placement="same_rank")
         name = f"{ours}, {config.data.repeats} views a decoding (not the recipe)"
