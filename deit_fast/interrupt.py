@@ -29,7 +29,11 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:
-    """Turns the first of the stop signals into a request; a second one acts as it would without us."""
+    """Turns stop signals into a request; a second Ctrl-C or SIGTERM acts as it would without us.
+
+    Further SIGUSR1 do nothing, also while the stopped process ends: schedulers send it more than once, and torchrun
+    would start a worker that dies of it again.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python delivers signals to the main thread only, and only there handlers can be set
@@ -38,7 +42,8 @@ def catch_stop_signals() -> Iterator[StopRequest]:
 
     def request(number: int, _frame: FrameType | None) -> None:
         stop.requested = True
-        signal.signal(number, before[signal.Signals(number)])
+        if number != signal.SIGUSR1:
+            signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, request)
@@ -46,7 +51,8 @@ def catch_stop_signals() -> Iterator[StopRequest]:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if number != signal.SIGUSR1 or not stop:
+                signal.signal(number, handler)
 
 
 class StopVote:
