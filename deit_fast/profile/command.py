@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it says on stderr that there is no GPU
     from deit_fast.distributed import process_group
     from deit_fast.page.plots import plotting_library
-    from deit_fast.tuned import apply_tuned
+    from deit_fast.tuned import apply_first_ranks_tuned
 
     from .record import build_record
     from .run import Lengths, profiled_trainer, run_profile
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     lengths = Lengths(options.steps, options.warm_up_steps, options.loader_batches)
     with process_group(config.runtime.device) as ranks:
-        trainer = profiled_trainer(apply_tuned(config, ranks.device), ranks, folder, lengths)
+        trainer = profiled_trainer(apply_first_ranks_tuned(config, ranks), ranks, folder, lengths)
         measured = run_profile(trainer, folder, lengths)
         if not ranks.is_main:
             return 0
