@@ -13,7 +13,7 @@ from typing import Any
 NOTICED = 0.05
 """Share of the step below which nothing is said."""
 MOST = 5
-STEP_PHASES = ("mix", "teacher", "forward", "loss", "backward", "optimizer", "EMA", "")
+STEP_PHASES = ("mix", "teacher", "forward", "loss", "backward", "optimizer", "EMA")
 
 
 @dataclass(frozen=True)
