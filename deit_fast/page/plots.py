@@ -68,4 +68,4 @@ def write_svg(spec: Spec, path: Path) -> None:
     svg: str = plotting_library().vega_to_svg(vega_of(spec, STATIC_WIDTH_PX))
     opening, rest = svg.split(">", 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{opening}><style>{css_variables()}</style>{rest}\n")
+    path.write_text(f"{opening}><style>{css_variables()}</style>{rest}\n", encoding="utf-8")
