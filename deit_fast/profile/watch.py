@@ -91,7 +91,7 @@ class OperatorWatch(TorchDispatchMode):
         count = self._note(self.copies, kind)
         count.bytes += source.numel() * source.element_size() + target.numel() * target.element_size()
 
-    def note_warning(self, message: Any, *_where: Any) -> None:
+    def note_warning(self, message: Any, *_where: Any, **_more: Any) -> None:
         """Stands in for warnings.showwarning: the place that comes with a warning is often a file of torch's.
 
         A wait that was noted by its operator, here or in autograd's thread, is not noted again.
