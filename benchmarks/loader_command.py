@@ -11,6 +11,7 @@ from deit_fast.config import Config
 from deit_fast.config_file import config_as_dict
 from deit_fast.distributed import Ranks, process_group
 from deit_fast.open_images import open_images
+from deit_fast.tuned import apply_first_ranks_tuned
 
 from .loader import time_loader
 from .loader_stages import READ, bytes_per_image
@@ -33,6 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     against = [name for name in options.against.split(",") if name]
     check_peers(against)
     with process_group(config.runtime.device) as ranks:
+        config = apply_first_ranks_tuned(config, ranks)
         config, source = with_images(config, options.images, ranks)
         batch = config.runtime.batch_size_per_device
         count = max(2, options.images_per_turn // batch)

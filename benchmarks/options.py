@@ -11,7 +11,6 @@ from rich.console import Console
 from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.distributed import Ranks, choose_device
-from deit_fast.tuned import apply_tuned
 
 from .records import Record, append_record
 from .table import show_table
@@ -45,7 +44,7 @@ def measuring_parser(what: str) -> Any:
 def parse_measuring(
     parser: Any, arguments: Sequence[str], default_recipe: str, on_gpu: Turns = FEW
 ) -> tuple[Config, Options]:
-    """The configuration, by `default_recipe` where no --config is given and as tuned here, and the other options.
+    """The configuration, by `default_recipe` where no --config is given, and the other options.
 
     on_gpu: the turns that are taken on a GPU unless the options say otherwise.
     """
@@ -62,7 +61,7 @@ def parse_measuring(
     if options.turns < 1 or options.warm_up_turns < 0:
         raise ValueError(f"--turns must be at least 1 and --warm-up-turns at least 0, got {options.turns} and "
                          f"{options.warm_up_turns}")  # fmt: skip
-    return apply_tuned(config, device), options
+    return config, options
 
 
 def publish(record: Record, timings: Timings, ranks: Ranks, options: Options) -> None:

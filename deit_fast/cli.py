@@ -123,10 +123,10 @@ def train(arguments: list[str]) -> int:
     from .budget import REQUIRED_IMAGES_PER_SECOND, projected_days
     from .distributed import process_group
     from .trainer import Trainer
-    from .tuned import apply_tuned
+    from .tuned import apply_first_ranks_tuned
 
     with process_group(config.runtime.device) as ranks:
-        outcome = Trainer(apply_tuned(config, ranks.device), ranks).fit()
+        outcome = Trainer(apply_first_ranks_tuned(config, ranks), ranks).fit()
         if not ranks.is_main:
             return 0
     if outcome.unsaved:

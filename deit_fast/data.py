@@ -26,6 +26,15 @@ def hardware_decoder_share(data: DataConfig) -> float:
     return HARDWARE_DECODER_SHARE if given is None else given
 
 
+def prefetch(data: DataConfig) -> int:
+    """What data.prefetch comes to; ValueError below 1."""
+    if data.prefetch is None:
+        return DEFAULT_PREFETCH
+    if data.prefetch < 1:
+        raise ValueError(f"data.prefetch must be at least 1, got {data.prefetch}")
+    return data.prefetch
+
+
 def open_train_and_val(data: DataConfig) -> tuple[ImageSet, ImageSet]:
     """Both splits; ValueError when their classes differ, since labels are positions in the list of classes."""
     train, val = open_images(data, "train"), open_images(data, "val")
@@ -105,7 +114,7 @@ def train_loader(config: Config, images: ImageSet, ranks: Ranks, precision: str)
         backend=config.data.backend,
         decoder=config.data.decoder,
         num_threads=config.data.num_threads or ranks.cores,
-        prefetch=config.data.prefetch or DEFAULT_PREFETCH,
+        prefetch=prefetch(config.data),
         hardware_decoder_share=hardware_decoder_share(config.data),
         dtype=image_dtype(precision),
         seed=config.runtime.seed,
@@ -133,7 +142,7 @@ def validation_loader(
         backend=data.backend,
         decoder=data.decoder,
         num_threads=data.num_threads or ranks.cores,
-        prefetch=data.prefetch or DEFAULT_PREFETCH,
+        prefetch=prefetch(data),
         hardware_decoder_share=hardware_decoder_share(data),
         dtype=image_dtype(precision),
         bad_sample=data.bad_sample,

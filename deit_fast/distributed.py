@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from .environment import available_cores
+
+T = TypeVar("T")
 
 CORES_AT_START = available_cores()
 """Before this process was bound to its share of them."""
@@ -41,6 +44,22 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the first rank, on every rank; its ValueError too."""
+        if self.world_size == 1:
+            return make()
+        made: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                made[0] = make()
+            except ValueError as error:
+                made[1] = error
+        dist.broadcast_object_list(made)
+        if made[1] is not None:
+            raise made[1]
+        result: T = made[0]
+        return result
 
     def barrier(self) -> None:
         """Waits for all ranks."""

@@ -41,10 +41,18 @@ class FusedBlock(Block):
     ) -> tuple[Tensor, Tensor]:
         """x, y = norm1(x) [B, N, C] -> x' and next_norm(x') [B, K, C]; stochastic depth as `add_branch` takes it."""
         x_BKC = x_BNC if self.num_queries is None else x_BNC[:, : self.num_queries]
-        x_BKC, y_BKC = add_branch_and_norm(
-            x_BKC, y_BNC, self.attn.heads, self.attn.proj, self.ls1, drop_attention, self.norm2
-        )
-        return add_branch_and_norm(x_BKC, y_BKC, self.mlp.hidden, self.mlp.fc2, self.ls2, drop_mlp, next_norm)
+        x_BKC, y_BKC = self.add_attention(x_BKC, y_BNC, drop_attention)
+        return self.add_mlp(x_BKC, y_BKC, drop_mlp, next_norm)
+
+    def add_attention(self, x_BKC: Tensor, y_BNC: Tensor, drop_path: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x' = x + the attention of y, and norm2(x')."""
+        return add_branch_and_norm(x_BKC, y_BNC, self.attn.heads, self.attn.proj, self.ls1, drop_path, self.norm2)
+
+    def add_mlp(
+        self, x_BKC: Tensor, y_BKC: Tensor, drop_path: Tensor | None, next_norm: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor]:
+        """x' = x + the MLP of y, and next_norm(x')."""
+        return add_branch_and_norm(x_BKC, y_BKC, self.mlp.hidden, self.mlp.fc2, self.ls2, drop_path, next_norm)
 
 
 def add_branch_and_norm(

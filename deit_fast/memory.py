@@ -46,7 +46,7 @@ def bytes_besides_torch(device: torch.device) -> int:
 
 
 class DeviceMemory:
-    """GiB on a device, torch's and DALI's apart; None on a CPU. Make it before a loader is built.
+    """GiB on a device, torch's and DALI's apart; None on a CPU. Make it before a loader's first batch.
 
     DALI has no count of its own pools. What is used besides torch, and was not when this was made, is theirs, and that
     of kernels which the driver loads at their first use; what was there already is the CUDA context's, NCCL's and that

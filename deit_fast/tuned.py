@@ -15,7 +15,7 @@ import yaml
 
 from . import __version__
 from .config import Config, DataConfig, RuntimeConfig
-from .distributed import CORES_AT_START
+from .distributed import CORES_AT_START, Ranks
 from .environment import cpu_name
 from .fingerprint import dali_version
 
@@ -164,7 +164,16 @@ def apply_tuned(config: Config, device: torch.device) -> Config:
 
     TunedFileError for a file named in runtime.tuned that is not valid here.
     """
-    tuned, _ = find_tuned(config, device)
+    return with_tuned(config, find_tuned(config, device)[0])
+
+
+def apply_first_ranks_tuned(config: Config, ranks: Ranks) -> Config:
+    """`apply_tuned` with the file that the first rank finds: by other files, nodes would train differently."""
+    return with_tuned(config, ranks.from_main(lambda: find_tuned(config, ranks.device)[0]))
+
+
+def with_tuned(config: Config, tuned: Tuned | None) -> Config:
+    """The configuration with what a tuned file chose for keys that were left to us."""
     if tuned is None:
         return config
     taken = {key: value for key, value in tuned.chosen.items() if is_left_to_us(config, key)}

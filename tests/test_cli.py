@@ -101,6 +101,9 @@ def test_rules_across_keys(capsys, few_digits):
     assert "distill.kind is hard, but model.name deit_mini_patch8_32 has no distillation token" in line
     line = wrong_use(capsys, *train(few_digits, *small("--model.name", MINI)))
     assert "nothing would train" in line
+    assert "data.prefetch must be at least 1, got 0" in wrong_use(
+        capsys, *train(few_digits, *small("--data.prefetch", 0))
+    )
 
 
 def test_teachers_that_do_not_fit_are_refused_before_training(capsys, tmp_path, few_digits):

@@ -157,6 +157,27 @@ def test_blocks_compile_without_a_break_under_autocast(drop_path):
     assert drop_path == "subset" or len(graphs) == 3
 
 
+@pytest.mark.parametrize("depth", [5, pytest.param(12, marks=pytest.mark.slow)])
+def test_one_graph_serves_whatever_number_of_samples_a_branch_keeps(depth):
+    """The first block, one graph for any count of kept samples, and the last block, which has fewer queries."""
+    model = DeiT(
+        DeiTShape(32, depth, 2, 8, 32, distilled=True), image_size_px=32, num_classes=5, attention="sdpa",
+        kernels=("add_norm",),
+    )  # fmt: skip
+    drops = draw_kept_samples(0, 1, torch.arange(16), group_size=16, rate=0.6, depth=depth)
+    assert len({len(kept) for kept in drops}) == (5 if depth == 5 else 11)
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compile_blocks(model, subset=True, backend=count)
+    model(torch.randn(16, 3, 32, 32), drops)
+    assert len(graphs) == 3
+
+
 @pytest.mark.parametrize("kernels", CHOICES, ids=lambda kernels: "+".join(kernels) or "reference")
 def test_whole_model_on_fake_tensors(kernels):
     """Shapes and dtypes of the forward as on a GPU; those of the backward on fake CPU tensors, by the same functions,

@@ -1,5 +1,9 @@
 """Pages: that they are whole in one file, draw in a browser, fit narrow windows, follow light and dark, and sort."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from pages import opened
 
@@ -96,3 +100,20 @@ def test_an_svg_follows_light_and_dark(tmp_path):
     assert svg.startswith("<svg")
     assert 'fill="var(--series-2)"' in svg
     assert svg.index("prefers-color-scheme:dark") < svg.index("</style>") < svg.index("<path")
+
+
+def test_pages_and_plots_are_utf8_whatever_the_locale(tmp_path):
+    """A page's own marks are no ASCII, and it says that it is UTF-8."""
+    script = (
+        "import sys; from pathlib import Path; from deit_fast.page import Page; from deit_fast.page.plots import *\n"
+        "spec = {'data': {'values': [{'a': 1}]}, 'mark': 'bar', 'title': '\\u00d7'}\n"
+        "page = Page('A page'); page.verdict('\\u00d7', True); page.write(Path(sys.argv[1], 'page.html'))\n"
+        "write_svg(spec, Path(sys.argv[1], 'plot.svg'))\n"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=os.environ | ascii_only, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("page.html", "plot.svg"):
+        assert "\u00d7" in (tmp_path / name).read_text(encoding="utf-8")

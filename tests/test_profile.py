@@ -13,7 +13,7 @@ from test_distributed import TORCHRUN
 from test_trainer import ALONE, config
 
 from deit_fast.ask_teacher import build_ask
-from deit_fast.dali_pipelines.loader import Batch
+from deit_fast.dali_pipelines.loader import Batch, TrainLoader
 from deit_fast.distributed import Ranks
 from deit_fast.metrics import WaitClock
 from deit_fast.precision import cpu_computes_in_bf16
@@ -172,6 +172,17 @@ def test_recording_changes_nothing_that_is_trained(few_digits, tmp_path):
     assert recorded.state.step == plain.state.step == total
     for name, value in plain.student.state_dict().items():
         assert torch.equal(value, recorded.student.state_dict()[name]), name
+
+
+def test_the_loader_alone_is_timed_without_marks(few_digits, tmp_path, monkeypatch):
+    def measure_alone(loader, _first_step, _batches):
+        assert loader.build.__func__ is TrainLoader.build
+        raise LookupError("reached")
+
+    monkeypatch.setattr("deit_fast.profile.run.measure_alone", measure_alone)
+    trainer = profiled_trainer(student_alone(few_digits, tmp_path), ALONE, tmp_path, LENGTHS)
+    with pytest.raises(LookupError, match="reached"):
+        run_profile(trainer, tmp_path, LENGTHS)
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from test_trainer import STEPS_PER_EPOCH
 
 from deit_fast.cli import main
 from deit_fast.profile.advice import advise
+from deit_fast.profile.command import publish
 from deit_fast.profile.compare import compare_records
 from deit_fast.profile.trace import read_trace
 
+DEMO = Path(__file__).parents[1] / "docs" / "profile_demo.json"
 OPTIONS = {
     "--config": "demo_student_distilled",
     "--schedule.epochs": 5,
@@ -144,9 +147,8 @@ def test_two_profiles_are_compared(folder, record, tmp_path, capsys):
 
 def test_the_kept_profile_of_the_demo_is_drawn_again_and_advised_as_it_was(tmp_path, capsys):
     """It is what the docs show; a changed record, rule or page has to bring a new one."""
-    kept = Path(__file__).parents[1] / "docs" / "profile_demo.json"
-    assert main(["profile", "report", str(kept), "--out", str(tmp_path / "page.html")]) == 0
-    record = json.loads(kept.read_text())
+    assert main(["profile", "report", str(DEMO), "--out", str(tmp_path / "page.html")]) == 0
+    record = json.loads(DEMO.read_text())
     assert record["advice"][0]["line"].split(" (up")[0].replace("`", "") in re.sub(
         "</?code>", "", (tmp_path / "page.html").read_text()
     )
@@ -157,9 +159,43 @@ def test_the_kept_profile_of_the_demo_is_drawn_again_and_advised_as_it_was(tmp_p
 def test_wrong_use_is_one_line(few_digits, teacher_checkpoint, tmp_path, capsys):
     assert main(command(few_digits, tmp_path, teacher_checkpoint, **{"--steps": 0})) == 2
     assert "--steps must be at least 1, got 0" in capsys.readouterr().err
-    (tmp_path / "other.json").write_text("{}")
-    assert main(["profile", "compare", str(tmp_path / "other.json"), str(tmp_path / "other.json")]) == 2
-    assert "other.json is no profile" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "is not there; `deit-fast profile --out"),
+        ("{}", "is no profile"),
+        ("[1]", "is no profile"),
+        ('{"phases": []}', "is no profile"),
+        ('{"phases": [], "schema": 0}', "has schema 0, this program reads 1; profile again"),
+    ],
+)
+def test_what_is_no_record_is_named(tmp_path, capsys, content, told):
+    file = tmp_path / "other.json"
+    if content is not None:
+        file.write_text(content)
+    for arguments in (["compare", str(file), str(file)], ["report", str(file)]):
+        assert main(["profile", *arguments]) == 2
+        assert f"{file} {told}" in capsys.readouterr().err
+
+
+def test_a_report_that_could_not_be_drawn_is_told_before_anything_runs(
+    few_digits, teacher_checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    assert main(command(few_digits, tmp_path / "out", teacher_checkpoint)) == 1
+    assert "pip install 'deit-fast[report]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_table_is_shown_whatever_becomes_of_the_files(tmp_path, capsys):
+    record = json.loads(DEMO.read_text())
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(IsADirectoryError):
+        publish(record, tmp_path, None)
+    assert record["advice"][0]["headline"] in capsys.readouterr().out
+    assert json.loads((tmp_path / "profile.json").read_text()) == record
 
 
 def test_a_run_that_is_too_short_says_so(few_digits, teacher_checkpoint, tmp_path, capsys):

@@ -80,7 +80,6 @@ def test_a_gpus_time_is_split_and_its_idle_time_has_causes():
     found = idle_analysis(Trace(gpu_trace()))
     assert found["compute"] == pytest.approx(0.34)
     assert found["communication"] == pytest.approx(0.10)  # 10 of its 20 us run beside the backward
-    assert found["communication_hidden"] == pytest.approx(0.5)
     assert found["memory"] == pytest.approx(0.04)
     assert found["idle"] == pytest.approx(0.52)
     assert found["idle_causes"]["waiting for data"] == pytest.approx(0.20)
@@ -173,6 +172,7 @@ def record_of(*ranks, **changes):
         "straggler": straggler(list(ranks)),
         "all_reduce_overlap": None,
         "teacher": None,
+        "config": {"runtime": {"precision": "auto", "teacher_precision": "auto"}},
         "idle": {"ms_per_step": step["mean_ms"], "idle_causes": {}},
         "memory": {"allocator": None},
         "operators": {
@@ -255,6 +255,20 @@ def test_a_teacher_in_fp32_is_a_fault_only_where_it_was_measured_to_be_slower():
     slow = {"ms": 30.0, "dtype": "float32", "faster_dtype": "bfloat16", "alone_ms": 28.0, "faster_ms": 9.0}
     assert causes(record_of(rank(0, **SOUND), teacher=slow)) == ["teacher precision", "teacher"]
     assert causes(record_of(rank(0, **SOUND), teacher={**slow, "faster_ms": 29.0})) == ["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "key"),
+    [
+        ({"precision": "fp32", "teacher_precision": "auto"}, "runtime.precision"),
+        ({"precision": "auto", "teacher_precision": "fp32"}, "runtime.teacher_precision"),
+        ({"precision": "fp32", "teacher_precision": "fp32"}, "runtime.teacher_precision"),
+    ],
+)
+def test_the_mend_of_a_teacher_in_fp32_names_the_key_that_is_set(runtime, key):
+    slow = {"ms": 30.0, "dtype": "float32", "faster_dtype": "bfloat16", "alone_ms": 28.0, "faster_ms": 9.0}
+    first = advise(record_of(rank(0, **SOUND), teacher=slow, config__runtime=runtime))[0]
+    assert first.mend == f"set {key}, which is fp32, to bf16"
 
 
 def test_faults_come_before_options_and_five_lines_are_enough():

@@ -1,19 +1,23 @@
 """The parts that look into a step: the watch over operators, the pipeline grown operator by operator, ranges."""
 
+import warnings
+
 import pytest
 import torch
 from test_trainer import ALONE, config
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from deit_fast.model import DeiT
 from deit_fast.profile.loader_times import decoder_share, measure_operators
 from deit_fast.profile.operators import module_times
 from deit_fast.profile.phases import Phases
 from deit_fast.profile.ranges import PhaseRanges, module_ranges, trace_range
 from deit_fast.profile.run import write_trace
 from deit_fast.profile.trace import read_trace
-from deit_fast.profile.watch import OperatorWatch, copy_kind, describe_watch
+from deit_fast.profile.watch import OperatorWatch, copy_kind, describe_watch, watched
 from deit_fast.trainer import Trainer
+from deit_fast.variants import DeiTShape
 
 
 def watch_of(work):
@@ -61,6 +65,31 @@ def test_whatever_makes_the_host_wait_is_seen_with_its_line(wait):
     assert all("tests/test_profile_watch.py:" in row["source"] for row in found)
 
 
+def synchronisations(work, monkeypatch, warning):
+    """The waits of a watched step in which this warning is the one by which CUDA tells of a synchronisation."""
+    monkeypatch.setattr("deit_fast.profile.watch.SYNC_WARNING", warning)
+    into = []
+    with watched(Phases(torch.device("cpu")), into):
+        work()
+    return into[0]["waits"]
+
+
+def test_a_synchronisation_that_no_operator_is_known_for_has_the_line_that_called_torch(monkeypatch):
+    """Any warning of torch's C++ serves: this one is given in torch/functional.py."""
+    resized = "An output with one or more elements was resized"
+    (wait,) = synchronisations(lambda: torch.norm(torch.ones(3), dim=0, out=torch.ones(5)), monkeypatch, resized)
+    assert (wait["operator"], wait["phase"], wait["calls"]) == ("synchronisation", "log", 1)
+    assert "tests/test_profile_watch.py:" in wait["source"]
+
+
+def test_a_wait_that_its_operator_is_known_for_is_listed_once(monkeypatch):
+    def work():
+        torch.ones(()).item(), warnings.warn("as on CUDA", stacklevel=1)
+
+    (wait,) = synchronisations(work, monkeypatch, "as on CUDA")
+    assert wait["operator"] == "aten::_local_scalar_dense"
+
+
 def test_what_does_not_wait_is_not_named():
     rows = torch.tensor([0, 2])
     assert watch_of(lambda: torch.ones(3)[rows].sum() * 2 + torch.where(rows > 0, 1, 0).sum())["waits"] == []
@@ -75,23 +104,43 @@ class Network(nn.Module):
         return self.head(self.mlp(self.attn(x)))
 
 
-def test_forward_and_backward_go_to_the_module_that_they_belong_to(tmp_path):
-    """The products of each: 2 in the backward of inner linears (gradients of input and weight)."""
-    network, ranges = Network(), PhaseRanges(trace_range)
+def rows_of_modules(network, inputs, folder):
+    """Module -> its row, from a traced forward and backward."""
+    ranges = PhaseRanges(trace_range)
     with profile(activities=[ProfilerActivity.CPU]) as profiler, module_ranges(network, None):
         ranges("forward")
-        output = network(torch.randn(32, 64))
+        output = network(inputs)
         ranges("backward")
         output.sum().backward()
         ranges.close()
-    write_trace(profiler, tmp_path / "trace.json.gz")
-    trace = read_trace(tmp_path / "trace.json.gz")
-    rows = {row["module"]: row for row in module_times(trace)}
+    write_trace(profiler, folder / "trace.json.gz")
+    trace = read_trace(folder / "trace.json.gz")
+    assert [event.name for event in trace.phases] == ["phase: forward", "phase: backward"]
+    return {row["module"]: row for row in module_times(trace)}
+
+
+def test_forward_and_backward_go_to_the_module_that_they_belong_to(tmp_path):
+    """The products of each: 2 in the backward of inner linears (gradients of input and weight)."""
+    network = Network()
+    rows = rows_of_modules(network, torch.randn(32, 64), tmp_path)
     for part in ("attention", "MLP", "head"):
         assert rows[part]["forward_ms"] > 0
         assert rows[part]["backward_ms"] > 0
-    assert [event.name for event in trace.phases] == ["phase: forward", "phase: backward"]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("kernels", "parts"),
+    [((), ("attention", "MLP", "norm")), (("add_norm",), ("attention and norm", "MLP and norm", "norm"))],
+)
+def test_the_parts_of_a_deit_have_their_time_with_and_without_fused_kernels(tmp_path, kernels, parts):
+    shape = DeiTShape(64, 2, 2, 8, 32)
+    network = DeiT(shape, image_size_px=32, num_classes=5, attention="reference", kernels=kernels)
+    rows = rows_of_modules(network, torch.randn(8, 3, 32, 32), tmp_path)
+    for part in ("patch embedding", "head", *parts):
+        assert rows[part]["forward_ms"] > 0, part
+        assert rows[part]["backward_ms"] > 0, part
+    assert not any("add_attention" in vars(module) for module in network.modules())
 
 
 @pytest.mark.parametrize("backend", ["graph", "native"])

@@ -1,12 +1,13 @@
 """A tuned file: taken over where the user left the choice open, refused where it was made for something else."""
 
+import subprocess
 from dataclasses import replace
 
 import pytest
 import torch
 import yaml
+from test_distributed import TORCHRUN
 
-from deit_fast.benchmarks.options import measuring_parser, parse_measuring
 from deit_fast.cli import main
 from deit_fast.config import Config, DistillConfig, RuntimeConfig
 from deit_fast.config_file import add_config_arguments, config_as_dict, config_parser, parse_config
@@ -137,19 +138,48 @@ def test_graphs_are_not_replayed_when_nothing_is_compiled(config):
 
 
 @pytest.mark.usefixtures("config")
-def test_bench_train_and_profile_take_it_over(tmp_path, capsys):
-    """By their command lines; a file that was named and is not valid ends them before anything is built."""
+@pytest.mark.parametrize("verb", ["train", "profile", "bench loader", "bench step", "bench train"])
+def test_a_verb_that_runs_takes_it_over(verb, tmp_path, capsys):
+    """By its command line: a file that was named and is not valid ends it before anything is built."""
     recipe = ["--config", "demo_student", "--runtime.device", "cpu"]
-    parser = config_parser("test", "")
-    add_config_arguments(parser)
-    mini, _ = parse_config(parser, recipe)
-    write(tuned_path(mini, CPU), mini)
-    benched, _ = parse_measuring(measuring_parser("step"), recipe, "deit_tiny")
-    assert benched == with_values(mini, CHOSEN)
-    stale = str(write(tmp_path / "stale.yaml", mini, torch="1.0"))
-    for verb in ("train", "profile"):
-        assert main([verb, *recipe, "--runtime.tuned", stale]) == 2
-        assert "was made for torch 1.0" in capsys.readouterr().err
+    stale = str(write(tmp_path / "stale.yaml", Config(), torch="1.0"))
+    assert main([*verb.split(), *recipe, "--runtime.tuned", stale]) == 2
+    assert "was made for torch 1.0" in capsys.readouterr().err
+
+
+TWO_NODES = """
+import os, sys
+from pathlib import Path
+from deit_fast.config import Config
+from deit_fast.distributed import process_group
+from deit_fast.tuned import apply_first_ranks_tuned, with_values
+os.environ["XDG_CACHE_HOME"] = f"{sys.argv[1]}/node{os.environ['RANK']}"
+with process_group("cpu") as ranks:
+    tuned = apply_first_ranks_tuned(Config(), ranks)
+    named = with_values(Config(), {"runtime.tuned": f"{sys.argv[1]}/only_there{ranks.rank}.yaml"})
+    try:
+        apply_first_ranks_tuned(named, ranks)
+    except ValueError as error:
+        told = error
+    Path(sys.argv[1], f"{ranks.rank}.txt").write_text(f"{tuned}{told}")
+"""
+
+
+def test_nodes_that_were_tuned_differently_train_alike(tmp_path, monkeypatch):
+    """The first rank's file counts, and so does its error."""
+    config = Config()
+    for node, precision in enumerate(("fp32", "bf16")):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"node{node}"))
+        write(tuned_path(config, CPU), config, {"runtime.precision": precision})
+    write(tmp_path / "only_there1.yaml", config)
+    (tmp_path / "two_nodes.py").write_text(TWO_NODES)
+    command = [*TORCHRUN, str(tmp_path / "two_nodes.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, other = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
+    assert first == other
+    assert "precision='fp32'" in first
+    assert "only_there0.yaml does not exist" in first
 
 
 def test_the_resolved_configuration_reads_again(config, tmp_path):

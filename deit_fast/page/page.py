@@ -14,7 +14,6 @@ from deit_fast import __version__
 from .plots import Spec, javascript_bundle, vega_of
 from .theme import FONT, css_variables
 
-HERE = Path(__file__).parent
 Cell = str | int | float | None
 """Of a table: text is shown as it is, a number with as many digits as it is worth, None as a dash."""
 MARKS = {True: ("good", "✓"), False: ("bad", "✕"), None: ("open", "?")}
@@ -114,7 +113,7 @@ class Page:
         bundle = f"<script>{javascript_bundle()}</script>" if self._figures else ""
         contents = "".join(f'<a href="#s{i}">{inline(h)}</a>' for i, h in enumerate(self._headings, start=1))
         made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-        style = css_variables() + f":root{{--font:{FONT}}}" + (HERE / "page.css").read_text()
+        style = css_variables() + f":root{{--font:{FONT}}}" + _asset("page.css")
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -124,7 +123,7 @@ class Page:
             + (f"<nav>{contents}</nav>" if contents else "")
             + "\n".join(self._blocks)
             + f"<footer>deit_fast {__version__}, {made}. One file: nothing is loaded from elsewhere.</footer>"
-            + f"</main>{bundle}<script>{(HERE / 'page.js').read_text()}</script></body></html>\n"
+            + f"</main>{bundle}<script>{_asset('page.js')}</script></body></html>\n"
         )
 
     def write(self, path: str | Path) -> Path:
@@ -132,9 +131,13 @@ class Page:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.html())
+        partial.write_text(self.html(), encoding="utf-8")
         partial.replace(path)
         return path
+
+
+def _asset(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _cell(cell: Cell, kind: str) -> str:

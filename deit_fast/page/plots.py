@@ -20,8 +20,8 @@ Spec = dict[str, Any]
 STATIC_WIDTH_PX = 720
 
 
-def _vl_convert() -> Any:
-    """RuntimeError, naming the extra, where the plotting library is missing."""
+def plotting_library() -> Any:
+    """The module vl_convert; RuntimeError, naming the extra, where it is missing."""
     try:
         import vl_convert
     except ImportError as error:
@@ -34,7 +34,7 @@ def _vl_convert() -> Any:
 @functools.cache
 def javascript_bundle() -> str:
     """Vega and Vega-Embed in one script that defines `vegaEmbed`; it goes into a page as it is."""
-    bundle: str = _vl_convert().javascript_bundle()
+    bundle: str = plotting_library().javascript_bundle()
     assert "</script" not in bundle.lower()
     return bundle
 
@@ -57,7 +57,7 @@ def vega_of(spec: Spec, width: str | int = "container") -> dict[str, Any]:
     spec = {"width": width, **copy.deepcopy(spec)}
     spec["config"] = {**VEGA_CONFIG, **spec.get("config", {})}
     try:
-        vega: dict[str, Any] = _vl_convert().vegalite_to_vega(spec)
+        vega: dict[str, Any] = plotting_library().vegalite_to_vega(spec)
     except ValueError as error:
         raise ValueError(f"not a Vega-Lite drawing: {' '.join(str(error).split())[:300]}") from error
     return vega
@@ -65,7 +65,7 @@ def vega_of(spec: Spec, width: str | int = "container") -> dict[str, Any]:
 
 def write_svg(spec: Spec, path: Path) -> None:
     """Writes the drawing as an SVG that follows light and dark wherever it is shown, an <img> included."""
-    svg: str = _vl_convert().vega_to_svg(vega_of(spec, STATIC_WIDTH_PX))
+    svg: str = plotting_library().vega_to_svg(vega_of(spec, STATIC_WIDTH_PX))
     opening, rest = svg.split(">", 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{opening}><style>{css_variables()}</style>{rest}\n")
+    path.write_text(f"{opening}><style>{css_variables()}</style>{rest}\n", encoding="utf-8")

@@ -28,8 +28,7 @@ PALETTE = {
 }
 """Name -> (light, dark). The series are told apart by people who are colour-blind too; grey is for what is left."""
 
-INK, MUTED, LINE, CARD = "var(--ink)", "var(--muted)", "var(--line)", "var(--card)"
-GOOD, BAD, OPEN = "var(--good)", "var(--bad)", "var(--open)"
+INK, MUTED, LINE, CARD, BAD = "var(--ink)", "var(--muted)", "var(--line)", "var(--card)", "var(--bad)"
 SERIES = tuple(f"var(--{name})" for name in PALETTE if name.startswith("series"))
 
 VEGA_CONFIG: dict[str, Any] = {

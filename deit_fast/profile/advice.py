@@ -10,10 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from deit_fast.precision import DTYPES
+
+from .idle import LAUNCH_BOUND
+
 NOTICED = 0.05
 """Share of the step below which nothing is said."""
 MOST = 5
-STEP_PHASES = ("mix", "teacher", "forward", "loss", "backward", "optimizer", "EMA", "")
+NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+"""What the record calls a dtype -> what the configuration calls it."""
+STEP_PHASES = ("mix", "teacher", "forward", "loss", "backward", "optimizer", "EMA")
 
 
 @dataclass(frozen=True)
@@ -147,13 +153,18 @@ def teacher_precision(record: dict[str, Any]) -> Advice | None:
         "fault",
         "The teacher computes in fp32",
         evidence,
-        "set runtime.precision to auto, which the teacher follows",
+        f"set {_key_of_teacher_precision(record)}, which is fp32, to {NAMES[teacher['faster_dtype']]}",
         gain,
     )
 
 
+def _key_of_teacher_precision(record: dict[str, Any]) -> str:
+    own = record["config"]["runtime"]["teacher_precision"] != "auto"
+    return "runtime.teacher_precision" if own else "runtime.precision"
+
+
 def compiler(record: dict[str, Any]) -> Advice | None:
-    """torch.compile goes on compiling, or splits its graphs."""
+    """torch.compile goes on compiling."""
     compiled = record["operators"]["compile"]
     if compiled["recompiles_while_measured"] == 0:
         return None
@@ -202,7 +213,7 @@ def all_reduce(record: dict[str, Any]) -> Advice | None:
 def launch_bound(record: dict[str, Any]) -> Advice | None:
     """A GPU is idle while the host prepares work."""
     idle = record["idle"]
-    share = idle["idle_causes"].get("the host prepares the next work", 0.0)
+    share = idle["idle_causes"].get(LAUNCH_BOUND, 0.0)
     if record["device_type"] != "cuda" or share < 0.1:
         return None
     launches = record["operators"]["launches"]

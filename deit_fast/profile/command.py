@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from deit_fast.cli import write_json
 from deit_fast.config_file import add_config_arguments, config_parser, parse_arguments, parse_config
 
 
@@ -35,30 +35,38 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {options[name]}")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it says on stderr that there is no GPU
     from deit_fast.distributed import process_group
-    from deit_fast.tuned import apply_tuned
+    from deit_fast.page.plots import plotting_library
+    from deit_fast.tuned import apply_first_ranks_tuned
 
     from .record import build_record
-    from .run import Lengths, profiled_trainer, run_profile, trace_path
+    from .run import Lengths, profiled_trainer, run_profile
 
+    plotting_library()  # what the report needs is asked for before minutes are spent
     folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
     lengths = Lengths(options.steps, options.warm_up_steps, options.loader_batches)
     with process_group(config.runtime.device) as ranks:
-        trainer = profiled_trainer(apply_tuned(config, ranks.device), ranks, folder, lengths)
+        trainer = profiled_trainer(apply_first_ranks_tuned(config, ranks), ranks, folder, lengths)
         measured = run_profile(trainer, folder, lengths)
         if not ranks.is_main:
             return 0
         record = build_record(trainer, measured, folder)
-    from .report import write_report
+    publish(record, folder, options.json)
+    return 0
 
-    text = json.dumps(record)
-    for path in filter(None, (folder / "profile.json", options.json)):
-        Path(path).write_text(text + "\n")
-    report = write_report(record, folder / "report.html")
+
+def publish(record: dict[str, Any], folder: Path, json_file: str | None) -> None:
+    """Shows a record, then keeps it: what was measured is on the screen whatever becomes of the files."""
+    from .report import write_report
+    from .run import trace_path
+
     show(record, Console())
+    write_json(str(folder / "profile.json"), record)
+    report = write_report(record, folder / "report.html")
     Console(soft_wrap=True).print(
         f"Report {report}; trace for ui.perfetto.dev {trace_path(folder, 0)}", highlight=False, markup=False
     )
-    return 0
+    write_json(json_file, record)
 
 
 def show(record: dict[str, Any], console: Console) -> None:
@@ -93,8 +101,7 @@ def _compare(arguments: Sequence[str]) -> int:
 
     a, b = read_record(options.a), read_record(options.b)
     show_comparison(a, b, Console())
-    if options.json:
-        Path(options.json).write_text(json.dumps(compare_records(a, b), indent=2) + "\n")
+    write_json(options.json, compare_records(a, b))
     return 0
 
 

@@ -16,16 +16,17 @@ SPREAD = (0.2, 0.8)
 
 
 def read_record(path: str) -> dict[str, Any]:
-    """A profile.json, or that of a folder; ValueError for another file."""
+    """A profile.json, or that of a folder; ValueError for another file, and for none."""
     file = Path(path) / "profile.json" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise ValueError(f"{file} is not there; `deit-fast profile --out {file.parent}` would write it")
     try:
-        record: dict[str, Any] = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        schema, _ = record["schema"], record["phases"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is no profile; give the profile.json that `deit-fast profile` wrote") from error
-    if not isinstance(record, dict) or "phases" not in record:
-        raise ValueError(f"{file} is no profile; give the profile.json that `deit-fast profile` wrote")
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"{file} has schema {record['schema']}, this program reads {SCHEMA}; profile again")
+    if schema != SCHEMA:
+        raise ValueError(f"{file} has schema {schema}, this program reads {SCHEMA}; profile again")
     return record
 
 

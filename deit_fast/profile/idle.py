@@ -103,7 +103,6 @@ def idle_analysis(trace: Trace) -> dict[str, Any]:
     causes: dict[str, float] = {}
     for cause, intervals in _by_cause(trace).items():
         causes[cause] = overlap(idle, intervals) / total
-    in_communication = length(busy["communication"]) if trace.on_device else 0.0  # gloo's threads are in no trace
     return {
         "ms_per_step": total / 1e3 / trace.num_steps,
         "compute": length(compute) / total,
@@ -111,7 +110,6 @@ def idle_analysis(trace: Trace) -> dict[str, Any]:
         "memory": length(memory) / total,
         "idle": length(idle) / total,
         "idle_causes": causes,
-        "communication_hidden": 1 - length(communication) / in_communication if in_communication else None,
     }
 
 

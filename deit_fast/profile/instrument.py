@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from deit_fast.ask_teacher import Answer, LabelReader, build_ask
+from deit_fast.ask_teacher import Answer, build_ask
 from deit_fast.dali_pipelines.loader import Batch, TrainLoader
 from deit_fast.step import TrainStep
+from deit_fast.teacher import Teacher
 
 from .all_reduce import all_reduce_recorded
 from .phases import Phases
@@ -22,7 +23,7 @@ Windows = Mapping[str, Callable[[], AbstractContextManager[object]]]
 
 def record_step(step: TrainStep, phases: Phases, teacher: Any) -> None:
     """Marks the parts of a built step; what it computes stays as it is."""
-    if not isinstance(teacher, LabelReader) and phases.device.type == "cuda":
+    if isinstance(teacher, Teacher) and phases.device.type == "cuda":
         step.ask_teacher = build_ask(_span_around(teacher, phases), phases.device)
     ask = step.ask_teacher
 
@@ -54,8 +55,9 @@ def _span_around(teacher: Callable[[Tensor], Tensor | None], phases: Phases) -> 
     return recorded
 
 
-def record_loader(loader: TrainLoader, phases: Phases) -> None:
-    """Marks the loader's callback, which draws the random choices of a batch and hands its files on."""
+@contextmanager
+def recorded_loader(loader: TrainLoader, phases: Phases) -> Iterator[None]:
+    """While entered, marks the loader's callback, which draws a batch's random choices and hands its files on."""
     build = loader.build
 
     def build_recorded(source: Callable[[Any], list[Any]]) -> Any:
@@ -69,6 +71,10 @@ def record_loader(loader: TrainLoader, phases: Phases) -> None:
         return build(fed)
 
     loader.build = build_recorded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        loader.build = build  # type: ignore[method-assign]
 
 
 class StagedBatches(Iterator[Batch]):

@@ -8,7 +8,7 @@ from typing import Any
 from .trace import MODULE, PHASE, Event, Trace
 
 SHORT_US = 10.0
-"""Device work shorter than this is dominated by its launch: 2-5 us on the host, and about as much between two."""
+"""Below it, work counts as short: what it costs is then in good part its launch."""
 BACKWARD = "autograd::engine::evaluate_function: "
 COMPILED = "Torch-Compiled Region"
 RUNTIME_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")

@@ -72,7 +72,7 @@ def build_record(trainer: Trainer, measured: Measured, folder: Path) -> dict[str
 def operators_record(trace: Trace, measured: Measured, device: torch.device, precision: str) -> dict[str, Any]:
     """What trace and watched step say of operators, kernels, copies and waits."""
     (watch,) = measured.watch
-    dtype = torch.float32 if precision == "fp32" else DTYPES[precision]
+    dtype = DTYPES[precision]
     peaks = measure_peaks(device, dtype)
     after_warm_up, after_recorded = measured.graphs
     return {

@@ -179,9 +179,7 @@ def operators(page: Page, record: dict[str, Any]) -> None:
             for row in found["roofline"][:MOST_ROWS]
         ],
     )  # fmt: skip
-    waits = [
-        [wait["operator"], wait["phase"] or "step", wait["calls"], f"`{wait['source']}`"] for wait in found["waits"]
-    ]
+    waits = [[wait["operator"], wait["phase"], wait["calls"], f"`{wait['source']}`"] for wait in found["waits"]]
     if waits:
         page.text("Where the host waits for the device in a step that is no log step:")
         page.table(["wait", "phase", "calls", "source"], waits)

@@ -23,7 +23,7 @@ from deit_fast.metrics import WaitClock
 from deit_fast.teacher import Teacher
 from deit_fast.trainer import Trainer
 
-from .instrument import StagedBatches, record_loader, record_step
+from .instrument import StagedBatches, record_step, recorded_loader
 from .loader_times import measure_alone, measure_operators
 from .phases import BARE, RECORDED, Phases, describe_steps
 from .ranges import PhaseRanges, module_ranges, nvtx_range, trace_range
@@ -80,7 +80,6 @@ def run_profile(trainer: Trainer, folder: Path, lengths: Lengths) -> Measured:
     """Runs and measures; every rank has the result of all ranks. Traces are in `folder`, one of each rank."""
     measured, phases = Measured(), Phases(trainer.ranks.device)
     record_step(trainer.train_step, phases, trainer.teacher)
-    record_loader(trainer.train_loader, phases)
     if phases.device.type == "cuda":
         phases.annotate = PhaseRanges(nvtx_range)
     total = len(lengths.kinds)
@@ -91,6 +90,7 @@ def run_profile(trainer: Trainer, folder: Path, lengths: Lengths) -> Measured:
     }
     with ExitStack() as stack:
         trainer.open(stack)
+        stack.enter_context(recorded_loader(trainer.train_loader, phases))
         shown = stack.enter_context(closing(trainer.train_loader.batches(0, total)))  # frees its pipeline at the end
         staged = StagedBatches(shown, phases, lengths.kinds, windows)
         stack.callback(staged.close)

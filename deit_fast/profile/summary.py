@@ -120,7 +120,6 @@ def straggler(ranks: list[dict[str, Any]]) -> dict[str, Any] | None:
         "phase_ms": means[slowest][phase],
         "others_phase_ms": statistics.median(means[rank][phase] for rank in others),
         "behind_ms": work[slowest] - statistics.median(work[rank] for rank in others),
-        "others_wait_ms": statistics.median(means[rank][WAITING[0]] for rank in others),
     }
 
 

@@ -35,6 +35,7 @@ DDP_PHASE = "all-reduce tail"
 """There DDP reads its own bookkeeping, which is the host's too."""
 SYNC_WARNING = "called a synchronizing CUDA operation"
 """How torch.cuda.set_sync_debug_mode("warn") says that the host waited."""
+AUTOGRAD = "autograd's thread"
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -90,6 +91,15 @@ class OperatorWatch(TorchDispatchMode):
         count = self._note(self.copies, kind)
         count.bytes += source.numel() * source.element_size() + target.numel() * target.element_size()
 
+    def note_warning(self, message: Any, *_where: Any, **_more: Any) -> None:
+        """Stands in for warnings.showwarning: the place that comes with a warning is often a file of torch's.
+
+        A wait that was noted by its operator, here or in autograd's thread, is not noted again.
+        """
+        here = {(self.phases.current, line) for line in (calling_line(), AUTOGRAD)}
+        if SYNC_WARNING in str(message) and here.isdisjoint((phase, source) for _, phase, source in self.waits):
+            self._note(self.waits, "synchronisation")
+
     def _note(self, table: dict[tuple[str, str, str], Count], kind: str) -> Count:
         count = table[kind, self.phases.current, calling_line()]
         count.calls += 1
@@ -128,21 +138,16 @@ def copy_kind(source: Tensor, target: Tensor) -> str:
     return "layout" if strides[0] != strides[1] else "copy"
 
 
-def _strides(tensor: Tensor) -> list[int]:
-    """Those that say something about the order in memory."""
-    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
-
-
 def calling_line() -> str:
     """`deit_fast/step.py:83: loss = ...` of the innermost frame that is not torch's, nor this package's profiler."""
     frame = sys._getframe(1)
-    own, torch_folder = str(Path(__file__).parent), str(Path(torch.__file__).parent)
+    others = (str(Path(__file__).parent), str(Path(torch.__file__).parent), warnings.__file__, "<")
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((own, torch_folder, "<")):
+        if not file.startswith(others):
             return describe_line(file, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
-    return "autograd's thread"
+    return AUTOGRAD
 
 
 def describe_line(file: str, line: int) -> str:
@@ -160,8 +165,9 @@ def watched(phases: Phases, into: list[dict[str, Any]]) -> Iterator[None]:
     """
     on_cuda = phases.device.type == "cuda"
     watch = OperatorWatch(phases)
-    with warnings.catch_warnings(record=True) as caught, torch.compiler.set_stance("force_eager"):
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("always")
+        warnings.showwarning = watch.note_warning
         if on_cuda:
             torch.cuda.set_sync_debug_mode("warn")
         try:
@@ -170,9 +176,6 @@ def watched(phases: Phases, into: list[dict[str, Any]]) -> Iterator[None]:
         finally:
             if on_cuda:
                 torch.cuda.set_sync_debug_mode("default")
-    for warning in caught:
-        if SYNC_WARNING in str(warning.message):
-            watch.waits["synchronisation", "", describe_line(warning.filename, warning.lineno)].calls += 1
     into.append(describe_watch(watch))
 
 

@@ -74,7 +74,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.save_for_backward(total, mean, rstd, kept_branch, weight, bias, gamma, drop_path, slot)
     ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
-    ctx.kept, ctx.branch_dtype = len(branch), branch.dtype
+    # len() would make a symbolic size a constant, and every count of kept samples a graph of its own
+    ctx.kept, ctx.branch_dtype = branch.shape[0], branch.dtype
     ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (weight, shift, bias, gamma)]
 
 
