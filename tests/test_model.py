@@ -227,3 +227,11 @@ def test_constant_drop_path_is_the_same_at_every_block():
     scale = draw_drop_path_scale(1, 7, torch.arange(4000), rate=0.3, depth=4, schedule="constant")
     dropped = (scale == 0).double().mean(dim=1)
     assert (dropped - 0.3).abs().max() < 5 * (0.21 / 4000) ** 0.5  # 5 standard deviations
+
+
+def test_gradients_lie_in_memory_as_their_parameters():
+    """Otherwise DDP copies them into its buckets, and warns."""
+    model = student("deit_mini_distilled_patch8_32", num_classes=3)
+    sum(head.sum() for head in model(torch.rand(2, 3, 32, 32))).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.stride() == parameter.stride(), name
