@@ -32,22 +32,9 @@ FREE_ON_RESUME = (
     "distill.label_cache",
     "optim.recipe_batch_size",
     "optim.max_skipped_steps",
-    "runtime.device",
-    "runtime.batch_size_per_device",
-    "runtime.accumulate_steps",
-    "runtime.precision",
-    "runtime.attention",
-    "runtime.kernels",
-    "runtime.compile",
-    "runtime.cuda_graphs",
-    "runtime.checkpoint_activations",
-    "runtime.teacher_",
-    "runtime.tuned",
-    "runtime.pin_cores",
-    "runtime.hang_timeout_s",
-    "runtime.tensorboard",
-    "runtime.log_every_steps",
+    "runtime.",
 )
+BINDING_ON_RESUME = ("runtime.seed",)  # all the same
 
 
 def recipe_names() -> list[str]:
@@ -158,7 +145,8 @@ def differing_keys(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key, value in values.items():
             name = f"{section}.{key}"
             before = saved.get(section, {}).get(key)
-            if before != value and not name.startswith(FREE_ON_RESUME):
+            is_free = name.startswith(FREE_ON_RESUME) and name not in BINDING_ON_RESUME
+            if before != value and not is_free:
                 lines.append(f"{name} ({before}, now {value})")
     return lines
 
