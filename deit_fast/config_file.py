@@ -70,12 +70,17 @@ def config_parser(prog: str, description: str, usage: str | None = None) -> Argu
     return parser
 
 
-def parse_config(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Config, Any]:
+def parse_config(
+    parser: ArgumentParser, arguments: Sequence[str], default_recipe: str | None = None
+) -> tuple[Config, Any]:
     """Parses recipe and overrides (the later wins); ValueError, one line that names the key, for anything unknown.
 
-    Returns the configuration and the namespace with the verb's own options.
+    default_recipe: that of a command line without --config. Returns the configuration and the namespace with the verb's
+    own options.
     """
     arguments = list(arguments)
+    if default_recipe is not None and not any(argument.split("=")[0] == "--config" for argument in arguments):
+        arguments = ["--config", default_recipe, *arguments]
     for i, argument in enumerate(arguments):
         if argument == "--config" and i + 1 < len(arguments):
             arguments[i + 1] = str(recipe_path(arguments[i + 1]))

@@ -221,14 +221,14 @@ MINI = (
 
 def test_the_command_answers_in_its_first_lines(capsys, tmp_path):
     arguments = ["plan", *MINI, "--gpu", "v100", "--gpus", "4", "--price", "2", "--mfu", "0.2:0.4"]
-    assert main([*arguments, "--json", str(tmp_path / "plan.json")]) == 0
+    assert main([*arguments, "--json", str(tmp_path / "new" / "plan.json")]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("PREDICTED, not measured")
     head = printed[: printed.index("Speed, images/s")]
     for wanted in ("days", "cost", "at 2 for a GPU and hour", "limit", "memory", "NOT SUPPORTED", "4 x V100"):
         assert wanted in head
     assert "--runtime.batch_size_per_device 256" in head  # 4 GPUs share the recipe's 1,024
-    written = json.loads((tmp_path / "plan.json").read_text())
+    written = json.loads((tmp_path / "new" / "plan.json").read_text())
     assert written["plan"] == "predicted, not measured"
     assert written["slow"]["limit"] in written["slow"]["stages"]
     assert written["fast"]["cost"] == pytest.approx(written["fast"]["days"] * 24 * 4 * 2)

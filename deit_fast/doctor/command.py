@@ -36,9 +36,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
     add_config_arguments(parser)
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", "deit_base_distilled", *arguments]
-    config, options = parse_config(parser, arguments)
+    config, options = parse_config(parser, arguments, "deit_base_distilled")
     check_config(config)
     console = Console(soft_wrap=True)
     findings = []

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from deit_fast.budget import IMAGENET_TRAIN_IMAGES
+from deit_fast.cli import write_json
 from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.config_rules import check_config
@@ -24,7 +25,6 @@ from .plan import LoaderCost, Plan, make_plan
 from .show import plan_as_dict, show_plan
 from .stages import Machine
 
-RECIPE = "deit_base_distilled"
 FULL_RECIPE, OURS = "full recipe", "deit_fast"
 
 
@@ -37,14 +37,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     _add_arguments(parser)
     add_config_arguments(parser)
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", RECIPE, *arguments]
-    config, options = parse_config(parser, arguments)
+    config, options = parse_config(parser, arguments, "deit_base_distilled")
     check_config(config)
     plan = _plan(config, options)
     show_plan(plan, options.price, Console(width=max(120, Console().width)))
-    if options.json:
-        Path(options.json).write_text(json.dumps(plan_as_dict(plan), indent=2) + "\n")
+    write_json(options.json, plan_as_dict(plan))
     return 0
 
 
