@@ -261,6 +261,11 @@ def test_what_is_learnt_may_not_change_on_resume_but_where_it_runs_may():
     assert line == "optim.lr (0.0005, now 0.001)"
 
 
+def test_a_share_is_a_share():
+    with pytest.raises(ValueError, match=r"data.hardware_decoder_share must be in \[0, 1\], got 90.0"):
+        check_config(parse("--data.hardware_decoder_share", "90"))
+
+
 @pytest.mark.parametrize("key", [field.name for field in fields(RuntimeConfig)])
 def test_how_a_run_is_computed_may_change_on_resume_but_not_its_seed(key):
     """Also a key that a checkpoint of an older version lacks."""
