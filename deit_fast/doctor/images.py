@@ -11,7 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deit_fast.budget import BUDGET_DEVICES, IMAGENET_TRAIN_IMAGES, REQUIRED_IMAGES_PER_SECOND
+from deit_fast.budget import (
+    BUDGET_DEVICES,
+    IMAGENET_TRAIN_IMAGES,
+    IMAGENET_VAL_IMAGES,
+    REQUIRED_IMAGES_PER_SECOND,
+)
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.scan import why_unreadable
@@ -26,7 +31,7 @@ READ_THREADS = 16
 """As many as hide the latency of a network file system; the loader reads ahead too."""
 SAFE_FACTOR = 2.0
 """A disk that is only just fast enough stalls the run when others use it."""
-IMAGENET_CLASSES, IMAGENET_VAL_IMAGES = 1000, 50_000
+IMAGENET_CLASSES = 1000
 
 
 def check_images(config: Config, devices: int) -> list[Finding]:
