@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from deit_fast.cli import write_json
 from deit_fast.config_file import config_parser, parse_arguments
 
 from .compare import CONFIDENCE, RESAMPLES, Comparison, Interval, compare_rows, differing_facts
@@ -29,8 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     results = [compare_pair(before, after) for before, after in pairs]
     for result in results:
         show(result)
-    if options.json:
-        Path(options.json).write_text(json.dumps([as_json(result) for result in results], indent=2) + "\n")
+    write_json(options.json, [as_json(result) for result in results])
     return 0
 
 

@@ -5,15 +5,14 @@ The same views of the same files with the same draws; a difference is decoding, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from deit_fast.cli import write_json
 from deit_fast.config import IMAGENET_STD, Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.dali_pipelines.image_set import ImageSet
@@ -58,15 +57,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--images", type=int, default=64, help="images that are made when data.path is not given")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON")
     add_config_arguments(parser)
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", "deit_tiny", *arguments]
-    config, options = parse_config(parser, list(arguments))
+    config, options = parse_config(parser, arguments, "deit_tiny")
     with process_group(config.runtime.device) as ranks:
         config, _ = with_images(config, options.images, ranks)
         rows = compare_images(config, ranks)
     show(rows)
-    if options.json:
-        Path(options.json).write_text(json.dumps([asdict(row) | {"holds": row.holds} for row in rows], indent=2) + "\n")
+    write_json(options.json, [asdict(row) | {"holds": row.holds} for row in rows])
     return 0 if all(row.holds for row in rows) else 1
 
 

@@ -49,9 +49,7 @@ def parse_measuring(
     on_gpu: the turns that are taken on a GPU unless the options say otherwise.
     """
     add_config_arguments(parser)
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", default_recipe, *arguments]
-    config, options = parse_config(parser, list(arguments))
+    config, options = parse_config(parser, arguments, default_recipe)
     device = choose_device(config.runtime.device, int(os.environ.get("LOCAL_RANK", "0")))
     turns = on_gpu if device.type == "cuda" else FEW
     if options.turns is None:

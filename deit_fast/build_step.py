@@ -23,7 +23,7 @@ from .run_log import Figures
 from .run_state import RunState
 from .step import TrainStep, no_teacher
 from .student import compile_blocks
-from .teacher import Teacher, build_teacher
+from .teacher import Teacher, build_teacher, teacher_runtime
 from .utilisation import forward_flops, peak_flops
 
 TeacherLike = TeacherCall | LabelReader
@@ -110,18 +110,17 @@ def cached_labels(config: Config, num_classes: int, ranks: Ranks, precision: str
 
 def live_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str) -> Teacher:
     """distill.teacher, as the runtime section wants it computed."""
-    if config.runtime.teacher_precision != "auto":
-        precision = config.runtime.teacher_precision
+    how = teacher_runtime(config.runtime, precision)
     return build_teacher(
         config.distill,
         num_classes=num_classes,
         student_mean=IMAGENET_MEAN,
         student_std=IMAGENET_STD,
         device=ranks.device,
-        autocast_dtype=None if precision == "fp32" else DTYPES[precision],
-        layout=config.runtime.teacher_layout,
-        fold=config.runtime.teacher_fold,
-        compiled=config.runtime.teacher_compile,
+        autocast_dtype=None if how.precision == "fp32" else DTYPES[how.precision],
+        layout=how.layout,
+        fold=how.fold,
+        compiled=how.compile,
     )
 
 

@@ -74,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_json(path: str | None, result: object) -> None:
-    """Writes a result for `--json FILE`."""
+    """Writes a result for `--json FILE`, whose folder is made where it is missing."""
     if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(result, indent=2) + "\n")
 
 

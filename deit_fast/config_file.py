@@ -32,22 +32,9 @@ FREE_ON_RESUME = (
     "distill.label_cache",
     "optim.recipe_batch_size",
     "optim.max_skipped_steps",
-    "runtime.device",
-    "runtime.batch_size_per_device",
-    "runtime.accumulate_steps",
-    "runtime.precision",
-    "runtime.attention",
-    "runtime.kernels",
-    "runtime.compile",
-    "runtime.cuda_graphs",
-    "runtime.checkpoint_activations",
-    "runtime.teacher_",
-    "runtime.tuned",
-    "runtime.pin_cores",
-    "runtime.hang_timeout_s",
-    "runtime.tensorboard",
-    "runtime.log_every_steps",
+    "runtime.",
 )
+BINDING_ON_RESUME = ("runtime.seed",)  # all the same
 
 
 def recipe_names() -> list[str]:
@@ -83,12 +70,17 @@ def config_parser(prog: str, description: str, usage: str | None = None) -> Argu
     return parser
 
 
-def parse_config(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Config, Any]:
+def parse_config(
+    parser: ArgumentParser, arguments: Sequence[str], default_recipe: str | None = None
+) -> tuple[Config, Any]:
     """Parses recipe and overrides (the later wins); ValueError, one line that names the key, for anything unknown.
 
-    Returns the configuration and the namespace with the verb's own options.
+    default_recipe: that of a command line without --config. Returns the configuration and the namespace with the verb's
+    own options.
     """
     arguments = list(arguments)
+    if default_recipe is not None and not any(argument.split("=")[0] == "--config" for argument in arguments):
+        arguments = ["--config", default_recipe, *arguments]
     for i, argument in enumerate(arguments):
         if argument == "--config" and i + 1 < len(arguments):
             arguments[i + 1] = str(recipe_path(arguments[i + 1]))
@@ -158,7 +150,8 @@ def differing_keys(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key, value in values.items():
             name = f"{section}.{key}"
             before = saved.get(section, {}).get(key)
-            if before != value and not name.startswith(FREE_ON_RESUME):
+            is_free = name.startswith(FREE_ON_RESUME) and name not in BINDING_ON_RESUME
+            if before != value and not is_free:
                 lines.append(f"{name} ({before}, now {value})")
     return lines
 

@@ -20,6 +20,9 @@ def check_config(config: Config) -> None:
         raise ValueError(
             f"runtime.batch_size_per_device must be at least 1, got {config.runtime.batch_size_per_device}"
         )
+    share = config.data.hardware_decoder_share
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"data.hardware_decoder_share must be in [0, 1], got {share}")
     if distill.kind == "none" and "distilled" in model.name:
         raise ValueError(
             f"distill.kind is none, but model.name {model.name} has a distillation token that nothing would train; "

@@ -16,6 +16,8 @@ from deit_fast.dali_pipelines.native_graph import choose_backend
 from deit_fast.kernels.choice import choose
 
 from .config import Config
+from .data import hardware_decoder_share
+from .teacher import teacher_runtime
 from .weights import read_weights
 
 
@@ -51,12 +53,15 @@ def fingerprint(config: Config, images: ImageSet, global_batch_size: int, precis
     """
     mix = {name: value for name, value in asdict(config.mix).items() if name != "label_smoothing"}
     runtime, distill = config.runtime, config.distill
+    how = teacher_runtime(runtime, precision)
+    gpu_decodes = device == "cuda" and config.data.decoder != "cpu"
     values: dict[str, Any] = {
         "data": hash_images(images),
         "data.repeats": config.data.repeats,
         "data.repeats_placement": config.data.repeats_placement,
         "data.backend": choose_backend(config.data.backend, "gpu" if device == "cuda" else "cpu"),
         "data.decoder": device if config.data.decoder == "auto" else config.data.decoder,
+        "data.hardware_decoder_share": hardware_decoder_share(config.data) if gpu_decodes else None,
         "DALI": dali_version(),
         "model.image_size_px": config.model.image_size_px,
         **{f"augment.{name}": value for name, value in asdict(config.augment).items()},
@@ -71,10 +76,7 @@ def fingerprint(config: Config, images: ImageSet, global_batch_size: int, precis
         "distill.teacher_image_size_px": distill.teacher_image_size_px,
         "precision": precision,
         "batch preparation": choose("batch_prep", runtime.kernels),
-        "runtime.teacher_precision": precision if runtime.teacher_precision == "auto" else runtime.teacher_precision,
-        "runtime.teacher_layout": "channels_last" if runtime.teacher_layout == "auto" else runtime.teacher_layout,
-        "runtime.teacher_fold": runtime.teacher_fold is not False,
-        "runtime.teacher_compile": bool(runtime.teacher_compile),
+        **{f"runtime.teacher_{name}": value for name, value in how._asdict().items()},
     }
     return Fingerprint(json.loads(json.dumps(values)))  # as it will be read back: tuples are lists
 

@@ -10,7 +10,7 @@ from deit_fast.kernels.choice import triton_kernels
 from .apex import explain, find_apex
 from .config import Config, RuntimeConfig
 from .distributed import Ranks
-from .host import cores_wanted, host_warnings, pin_cores, raise_open_file_limit
+from .host import LOADER_CPU_MS_PER_IMAGE, cores_wanted, host_warnings, pin_cores, raise_open_file_limit
 from .keep_memory import keep_freed_memory
 from .optim import scaled_lr
 from .tuned import describe_tuned
@@ -81,7 +81,7 @@ def say_start(config: Config, ranks: Ranks, global_batch_size: int, backend: str
     wanted = cores_wanted(TARGET_IMAGES_PER_SECOND)
     say(
         f"{ranks.cores} CPU cores for each device; the loader at 224 px would need {wanted:.1f} for "
-        f"{TARGET_IMAGES_PER_SECOND:,} images/s a device (predicted: 1.4 CPU-ms an image)"
+        f"{TARGET_IMAGES_PER_SECOND:,} images/s a device (predicted: {LOADER_CPU_MS_PER_IMAGE} CPU-ms an image)"
     )
     if ranks.device.type == "cuda" and (config.optim.name == "lamb" or find_apex() != "missing"):
         say(explain(find_apex()))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig
+from .config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig, RuntimeConfig
 from .fold_batch_norm import fold_batch_norms
 from .model import DeiT
 from .variants import DEIT_VARIANTS
@@ -25,6 +25,25 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 def full_name(name: str) -> str:
     """timm's name with the tag of the weights meant; their normalisation and resolution hang on it."""
     return OFFICIAL_WEIGHTS.get(name, name)
+
+
+class TeacherRuntime(NamedTuple):
+    """How the teacher is computed: what runtime.teacher_* comes to."""
+
+    precision: str
+    layout: str
+    fold: bool
+    compile: bool
+
+
+def teacher_runtime(runtime: RuntimeConfig, precision: str) -> TeacherRuntime:
+    """The choices that were left open are those of a run that was not tuned; precision is the student's."""
+    return TeacherRuntime(
+        precision if runtime.teacher_precision == "auto" else runtime.teacher_precision,
+        "channels_last" if runtime.teacher_layout == "auto" else runtime.teacher_layout,
+        runtime.teacher_fold is not False,
+        bool(runtime.teacher_compile),
+    )
 
 
 class Teacher:
@@ -43,17 +62,14 @@ class Teacher:
         shift: Tensor | None,
         device: torch.device,
         autocast_dtype: torch.dtype | None,
-        layout: str = "auto",
-        fold: bool | None = None,
-        compiled: bool | None = None,
+        layout: str = "channels_last",
+        fold: bool = True,
+        compiled: bool = False,
     ) -> None:
-        """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same.
-
-        layout auto is channels_last, fold None is true, compiled None is false: what a run does that was not tuned.
-        """
+        """scale and shift [1, 3, 1, 1] turn the student's pixels into the teacher's; None: they are the same."""
         self.memory_format = torch.contiguous_format if layout == "contiguous" else torch.channels_last
         model = model.eval().requires_grad_(False)
-        if fold is not False:
+        if fold:
             fold_batch_norms(model, image_size_px or PROBE_SIZE_PX)
         if autocast_dtype is not None and not any(isinstance(module, NORMS) for module in model.modules()):
             # autocast would cast frozen weights again in every forward: its cache holds trained ones only
@@ -90,18 +106,16 @@ def build_teacher(
     student_std: tuple[float, ...],
     device: torch.device,
     autocast_dtype: torch.dtype | None,
-    layout: str = "auto",
-    fold: bool | None = None,
-    compiled: bool | None = None,
+    layout: str = "channels_last",
+    fold: bool = True,
+    compiled: bool = False,
 ) -> Teacher:
     """distill.teacher with the weights of distill.teacher_checkpoint, or a model of timm with its own, downloaded.
 
     ValueError, naming the key, for an unknown model, weights that do not fit it, or another number of classes than the
     data's `num_classes`; RuntimeError when the weights cannot be downloaded.
     """
-    ours = distill.teacher in DEIT_VARIANTS and distill.teacher_checkpoint is not None
-    if not (ours or timm.is_model(distill.teacher.split(".")[0])):
-        raise ValueError(f"unknown distill.teacher {distill.teacher}: not a model of timm")
+    check_name(distill)
     load = _load_local if distill.teacher_checkpoint else _download
     model, mean, std, image_size_px = load(distill, num_classes)
     scale = shift = None
@@ -124,6 +138,21 @@ def build_teacher(
     )
 
 
+def check_name(distill: DistillConfig) -> None:
+    """ValueError for a distill.teacher that is not known: a DeiT of this package needs its checkpoint."""
+    ours = distill.teacher in DEIT_VARIANTS and distill.teacher_checkpoint is not None
+    if not (ours or timm.is_model(distill.teacher.split(".")[0])):
+        raise ValueError(f"unknown distill.teacher {distill.teacher}: not a model of timm")
+
+
+def create_teacher(distill: DistillConfig, num_classes: int, image_size_px: int | None = None) -> nn.Module:
+    """distill.teacher for the weights of a checkpoint, without them; image_size_px of a DeiT, default: by its name."""
+    if distill.teacher in DEIT_VARIANTS and distill.teacher_checkpoint is not None:
+        shape = DEIT_VARIANTS[distill.teacher]
+        return DeiT(shape, image_size_px=image_size_px or shape.image_size_px, num_classes=num_classes)
+    return timm.create_model(full_name(distill.teacher), pretrained=False, num_classes=num_classes)
+
+
 Loaded = tuple[nn.Module, tuple[float, ...], tuple[float, ...], int | None]
 """Model, mean, std, image side in pixels."""
 
@@ -135,12 +164,7 @@ def _load_local(distill: DistillConfig, classes: int) -> Loaded:
     if trained is not None:
         _check_classes(trained, classes, f"distill.teacher_checkpoint {weights.path}")
     image_size_px = (weights.config or {}).get("model", {}).get("image_size_px")
-    model: nn.Module
-    if distill.teacher in DEIT_VARIANTS:
-        shape = DEIT_VARIANTS[distill.teacher]
-        model = DeiT(shape, image_size_px=image_size_px or shape.image_size_px, num_classes=classes)
-    else:
-        model = timm.create_model(full_name(distill.teacher), pretrained=False, num_classes=classes)
+    model = create_teacher(distill, classes, image_size_px)
     try:
         load_weights(model, weights)
     except ValueError as error:

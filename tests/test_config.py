@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import yaml
 
-from deit_fast.config import Config
+from deit_fast.config import Config, RuntimeConfig
 from deit_fast.config_file import (
     RECIPES,
     add_config_arguments,
@@ -259,6 +259,19 @@ def test_what_is_learnt_may_not_change_on_resume_but_where_it_runs_may():
     assert differing_keys(saved, config_as_dict(parse("--config", "deit_tiny", "--data.path", "/elsewhere"))) == []
     (line,) = differing_keys(saved, config_as_dict(parse("--config", "deit_tiny", "--optim.lr", "1e-3")))
     assert line == "optim.lr (0.0005, now 0.001)"
+
+
+def test_a_share_is_a_share():
+    with pytest.raises(ValueError, match=r"data.hardware_decoder_share must be in \[0, 1\], got 90.0"):
+        check_config(parse("--data.hardware_decoder_share", "90"))
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(RuntimeConfig)])
+def test_how_a_run_is_computed_may_change_on_resume_but_not_its_seed(key):
+    """Also a key that a checkpoint of an older version lacks."""
+    now = config_as_dict(Config())
+    older = {**now, "runtime": {name: value for name, value in now["runtime"].items() if name != key}}
+    assert differing_keys(older, now) == (["runtime.seed (None, now 0)"] if key == "seed" else [])
 
 
 def test_every_field_is_explained_in_the_help():

@@ -1,12 +1,16 @@
 """`deit-fast doctor`: every fault that can be made here is made, and found; the rest is judged from figures."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 import yaml
+from layouts import pack_folder
 
 from deit_fast.cli import main
 from deit_fast.config import CheckpointConfig, Config, DataConfig, DistillConfig, ModelConfig, RuntimeConfig
@@ -54,6 +58,19 @@ def test_both_wheels_of_dali_or_none():
     assert (both.level, both.mend.split(",")[0]) == ("failure", f"pip uninstall -y {WHEEL_12} {WHEEL_13}")
 
 
+def test_a_dali_that_cannot_be_imported_is_reported(tmp_path):
+    """Whatever needs it is left out."""
+    broken = "import sys; sys.modules['nvidia.dali'] = None"
+    source = f"{broken}; from deit_fast.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", source, "doctor", "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    findings = json.loads((tmp_path / "found.json").read_text())["findings"]
+    assert {finding["check"] for finding in findings} == {"DALI", "driver", "packages"}
+    assert "cannot be imported" in findings[0]["text"]
+    assert findings[0]["mend"].startswith("pip install --force-reinstall nvidia-dali-cuda1")
+
+
 @pytest.mark.parametrize(
     ("counts", "level", "told"),
     [
@@ -92,6 +109,20 @@ def test_a_sum_over_processes():
     assert (late.level, "did not end" in late.text) == ("failure", True)
 
 
+def test_processes_that_do_not_end_are_ended(tmp_path, monkeypatch):
+    """By their launcher, which has to be asked: here a shell stands in for torchrun."""
+    launcher, worker = tmp_path / "launcher.sh", tmp_path / "worker"
+    launcher.write_text(
+        "#!/bin/sh\ntrap 'kill $worker; wait $worker; exit 1' TERM\nsleep 300 >/dev/null 2>&1 &\nworker=$!\n"
+        f"echo $worker > {worker}\nwait $worker\n"
+    )
+    launcher.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(launcher))
+    assert "did not end" in devices.check_collective("cpu", 2, timeout_s=3).text
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(worker.read_text()), 0)
+
+
 def test_space_for_checkpoints(tmp_path):
     keep = CheckpointConfig(keep_last=3)
     full = host_limits.judge_space(tmp_path, int(4.9e9), int(1e9), keep)
@@ -106,7 +137,9 @@ def test_the_size_of_a_checkpoint_is_that_of_a_written_one(tmp_path):
         weight.grad = torch.zeros_like(weight)
     state.optimizer.step()
     torch.save(state.as_dict(), tmp_path / "state.pt")
-    assert host_limits.state_bytes(MINI, 10) == pytest.approx((tmp_path / "state.pt").stat().st_size, rel=0.1)
+    fine_tuned = replace(MINI, model=replace(MINI.model, init_checkpoint="not here.pt"))
+    for config in (MINI, fine_tuned):
+        assert host_limits.state_bytes(config, 10) == pytest.approx((tmp_path / "state.pt").stat().st_size, rel=0.1)
 
 
 def test_cores_and_disk_against_the_budget():
@@ -128,6 +161,20 @@ def test_the_disk_is_read(few_digits, monkeypatch):
     assert len(read) == 4 * images.READ_THREADS  # one round, then time is up
     monkeypatch.setattr(images, "READ_SECONDS", 0.1)
     assert "images/s read in random order" in images.check_disk(digits, torch.randperm(len(digits)).numpy(), 1).text
+
+
+def test_a_store_that_lacks_a_shard(few_digits, tmp_path):
+    """Bytes that cannot be read are a finding of the images, and no images a second of the disk."""
+    packed = pack_folder(few_digits, tmp_path / "packed")
+    set_of_images = open_images(DataConfig(path=f"file://{packed}"), "train")
+    (packed / "train-00001.tar").unlink()
+    found = images.check_sample(set_of_images, list(range(100)), max_bad_fraction=0.5)
+    assert (found.level, "train-00001.tar" in found.text) == ("failure", True)
+    _, sizes = images.read_for(lambda image: images.read_image(set_of_images, image), list(range(100)), 60.0)
+    assert (len(sizes), min(sizes) > 0) == (80, True)
+    for shard in packed.glob("train-*.tar"):
+        shard.unlink()
+    assert "not one image" in images.check_disk(set_of_images, torch.arange(100).numpy(), 1).text
 
 
 def test_bad_files_in_a_sample(few_digits, tmp_path):
@@ -194,6 +241,21 @@ def test_a_teacher_that_is_not_there(tmp_path):
     assert one(software.check_teacher(replace(MINI, distill=DistillConfig(kind="hard")))).level == "note"
 
 
+def test_first_weights_that_are_not_there(tmp_path):
+    assert software.check_first_weights(MINI) == []
+    config = replace(MINI, model=replace(MINI.model, init_checkpoint=str(tmp_path / "first.pth")))
+    assert one(software.check_first_weights(config)).level == "failure"
+    (tmp_path / "first.pth").touch()
+    assert one(software.check_first_weights(config)).level == "ok"
+
+
+def test_the_trial_says_what_it_leaves_out():
+    """What it is tried without takes memory too."""
+    assert trial.left_out(MINI) == ""
+    taught = replace(MINI, distill=DistillConfig(kind="hard"), runtime=RuntimeConfig(accumulate_steps=2))
+    assert trial.left_out(taught) == "; without teacher and accumulated parts, with which the run takes more memory"
+
+
 def test_a_step_that_fails(monkeypatch):
     """The step is the run's: what breaks in it is the finding. Images are made where there are none."""
     assert one(trial.check_devices_train(MINI, [CPU])).level == "ok"
@@ -235,8 +297,11 @@ def test_the_command(few_digits, tmp_path, monkeypatch, capsys):
     assert code == (1 if "failure" in checks.values() else 0)
     assert checks["training step"] == "ok"
     assert all(finding["mend"] for finding in result["findings"] if finding["level"] in ("warning", "failure"))
-    assert main([*run[:-1], str(tmp_path / "nowhere")]) == 1
-    assert "does not exist or is not a folder" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([*run[:-1], str(tmp_path / "nowhere"), "--runtime.device", "cuda"]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "failure device: runtime.device is cuda, but torch finds no CUDA device here" in printed
+    assert "does not exist or is not a folder" in printed
 
 
 def test_the_worst_finding_decides():

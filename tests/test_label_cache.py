@@ -9,7 +9,10 @@ import torch
 from test_trainer import ALONE, assert_same, config, saved
 
 from deit_fast.cli import main
+from deit_fast.config import Config, DataConfig
+from deit_fast.fingerprint import fingerprint
 from deit_fast.label_cache import EpochLabels, shard_path, spread
+from deit_fast.open_images import open_images
 from deit_fast.teacher_cache import compare_caches, parse_epochs, write_label_cache
 from deit_fast.trainer import Trainer
 
@@ -60,6 +63,18 @@ def test_labels_of_another_run_are_refused(run, cache, changed, named):
     with pytest.raises(ValueError, match=named) as error:
         Trainer(run("other", "--distill.label_cache", str(cache), *arguments), ALONE)
     assert "\n" not in str(error.value)
+
+
+def test_the_share_of_a_gpus_own_decoder_is_part_of_a_cache(few_digits):
+    """Its pixels are others than those of the cores; on a CPU, and where the CPU decodes, the key says nothing."""
+    images = open_images(DataConfig(path=str(few_digits)), "train")
+
+    def share(device, **data):
+        values = fingerprint(Config(data=DataConfig(**data)), images, 32, "bf16", device).values
+        return values["data.hardware_decoder_share"]
+
+    assert (share("cuda"), share("cuda", hardware_decoder_share=0.0)) == (0.9, 0.0)
+    assert share("cpu") is share("cuda", decoder="cpu", hardware_decoder_share=0.0) is None
 
 
 def test_other_teacher_weights_and_other_files_are_refused(few_digits, tmp_path, cache, teacher_checkpoint):

@@ -10,12 +10,20 @@ import torch
 from deit_fast.activations import Activations
 from deit_fast.budget import IMAGENET_TRAIN_IMAGES
 from deit_fast.cli import main
-from deit_fast.config import Config, DistillConfig, EvalConfig, ModelConfig, OptimConfig, RuntimeConfig
+from deit_fast.config import Config, DataConfig, DistillConfig, EvalConfig, ModelConfig, OptimConfig, RuntimeConfig
 from deit_fast.config_rules import check_config
+from deit_fast.dali_pipelines.decode import MIXED_DECODER_HINTS
 from deit_fast.gpus import GPUS, find_gpu, gpu_of_driver
-from deit_fast.planning.anchors import STAND_INS, STUDENTS, TEACHERS, Utilisation, student_utilisation
+from deit_fast.planning.anchors import (
+    STAND_INS,
+    STUDENTS,
+    TEACHERS,
+    Utilisation,
+    student_utilisation,
+    teacher_utilisation,
+)
 from deit_fast.planning.command import loader_cost
-from deit_fast.planning.costs import StudentCosts, TeacherCosts, count_teacher
+from deit_fast.planning.costs import StudentCosts, TeacherCosts, count_student, count_teacher
 from deit_fast.planning.memory_plan import plan_memory
 from deit_fast.planning.plan import LoaderCost, make_plan
 from deit_fast.planning.show import warnings
@@ -94,6 +102,10 @@ def test_the_all_reduce_hides_behind_the_backward_or_makes_the_step_longer():
 
 def test_memory_by_part_and_the_largest_batch():
     memory = plan_memory(CONFIG, BASE, TEACHER, 80 * 10**9, recompute=False)
+    on_cpu = replace(CONFIG, data=DataConfig(decoder="cpu"))
+    without = plan_memory(on_cpu, BASE, TEACHER, 80 * 10**9, recompute=False)
+    padding = MIXED_DECODER_HINTS["device_memory_padding"]
+    assert memory.parts["loader and mixing"] - without.parts["loader and mixing"] == padding
     assert memory.parts["weights (fp32)"] == memory.parts["gradients (fp32)"] == 4 * BASE.parameters
     assert memory.parts["optimizer (two moments)"] == 8 * BASE.parameters
     assert memory.parts["activations"] == 128 * 60 * MIB
@@ -131,6 +143,17 @@ def test_the_suggested_batch_fits_and_keeps_the_recipes(gpus, memory_gb, batch, 
     assert plan_memory(suggested, BASE, None, machine.gpu.memory_bytes, recompute=recompute).fits
 
 
+def test_what_train_refuses_is_not_suggested():
+    """Groups of a share that is dropped may not span accumulated parts; graphs are not replayed over recomputation."""
+    subset = replace(CONFIG, model=replace(CONFIG.model, drop_path_mode="subset"))
+    graphs = replace(CONFIG, runtime=RuntimeConfig(compile=True, cuda_graphs=True))
+    for config, memory_gb, batch in ((subset, 4, 16), (graphs, 3.2, 4)):
+        machine = replace(H100, gpu=replace(H100.gpu, memory_bytes=int(memory_gb * 1e9)))
+        suggested = suggest_batch(config, machine, BASE, None)
+        assert suggested.runtime.batch_size_per_device == batch
+        check_config(suggested)
+
+
 def test_no_batch_keeps_the_recipes():
     with pytest.raises(ValueError, match=r"--gpus 3 cannot share the global batch of 1,024"):
         suggest_batch(CONFIG, replace(H100, gpus=3), BASE, None)
@@ -162,6 +185,11 @@ def test_what_does_not_fit_is_said_with_its_mend():
     assert warnings(convnet) == []  # the range was given
     published = replace(convnet, student_utilisation=student_utilisation("h100", 0))
     assert "resnet50 is none: give yours by --mfu" in warnings(published)[0]
+    in_fp32 = replace(CONFIG, runtime=RuntimeConfig(teacher_precision="fp32"))
+    published = replace(
+        plan(in_fp32), teacher_utilisation=teacher_utilisation("h100", student_utilisation("h100", 768))
+    )
+    assert warnings(published)[0].startswith("the teacher computes in fp32")
 
 
 def test_gpus_by_their_names():
@@ -192,8 +220,23 @@ def test_the_teacher_is_the_one_that_would_be_asked():
     assert count_teacher(replace(small, teacher_image_size_px=64), runtime, 32, 10, "bf16").image_size_px == 64
     assert count_teacher(replace(small, label_cache="somewhere"), runtime, 32, 10, "bf16") is None
     assert count_teacher(DistillConfig(), runtime, 32, 10, "bf16") is None
+    in_fp32 = count_teacher(small, RuntimeConfig(teacher_precision="fp32"), 32, 10, "bf16")
+    assert in_fp32.bytes_per_parameter == 4
+    assert in_fp32.peak_bytes_per_image > 1.5 * found.peak_bytes_per_image
     with pytest.raises(ValueError, match="unknown distill.teacher regnety_161"):
         count_teacher(DistillConfig(kind="hard", teacher="regnety_161"), runtime, 32, 10, "bf16")
+
+
+def test_a_deit_that_only_this_package_has_teaches():
+    """From its checkpoint, which a plan does not open."""
+    runtime, size = RuntimeConfig(), 384
+    distill = DistillConfig(kind="hard", teacher="deit_small_patch16_384", teacher_checkpoint="not here.pt")
+    found = count_teacher(distill, runtime, 224, 1000, "bf16")
+    student = ModelConfig(name=distill.teacher, image_size_px=size)
+    assert found.image_size_px == size
+    assert found.forward_flops == count_student(Config(model=student), 1000, "bf16").forward_flops
+    with pytest.raises(ValueError, match="unknown distill.teacher deit_small_patch16_384: not a model of timm"):
+        count_teacher(replace(distill, teacher_checkpoint=None), runtime, 224, 1000, "bf16")
 
 
 def test_the_loaders_cost_comes_from_a_measured_row(tmp_path):
@@ -203,14 +246,18 @@ def test_the_loaders_cost_comes_from_a_measured_row(tmp_path):
     old, new = {**ours, "cpu_ms_per_image": 9.0}, {"cpu": "a processor"}
     with rows.open("w") as file:
         for bench, found in (("loader", [old]), ("loader", [peer, ours]), ("step", [old])):
-            file.write(json.dumps({"bench": bench, "rows": found, "environment": new}) + "\n")
+            file.write(json.dumps({"schema": 1, "bench": bench, "rows": found, "environment": new}) + "\n")
     cost = loader_cost(None, str(rows))
     assert cost.cpu_ms_per_image == 1.25
     assert "a processor" in cost.source
     assert loader_cost(2.0, str(rows)).cpu_ms_per_image == 2.0
-    rows.write_text(json.dumps({"bench": "step", "rows": []}) + "\n")
+    rows.write_text(json.dumps({"schema": 1, "bench": "step", "rows": []}) + "\n")
     with pytest.raises(ValueError, match="no loader row of the full recipe"):
         loader_cost(None, str(rows))
+    for wrong in ("cpu_ms_per_image: 1.25\n", '{"schema": 1, "bench": "loader"}\n'):
+        rows.write_text(wrong)
+        with pytest.raises(ValueError, match=f"{rows} line 1 is no record"):
+            loader_cost(None, str(rows))
 
 
 MINI = (
@@ -221,14 +268,14 @@ MINI = (
 
 def test_the_command_answers_in_its_first_lines(capsys, tmp_path):
     arguments = ["plan", *MINI, "--gpu", "v100", "--gpus", "4", "--price", "2", "--mfu", "0.2:0.4"]
-    assert main([*arguments, "--json", str(tmp_path / "plan.json")]) == 0
+    assert main([*arguments, "--json", str(tmp_path / "new" / "plan.json")]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("PREDICTED, not measured")
     head = printed[: printed.index("Speed, images/s")]
     for wanted in ("days", "cost", "at 2 for a GPU and hour", "limit", "memory", "NOT SUPPORTED", "4 x V100"):
         assert wanted in head
     assert "--runtime.batch_size_per_device 256" in head  # 4 GPUs share the recipe's 1,024
-    written = json.loads((tmp_path / "plan.json").read_text())
+    written = json.loads((tmp_path / "new" / "plan.json").read_text())
     assert written["plan"] == "predicted, not measured"
     assert written["slow"]["limit"] in written["slow"]["stages"]
     assert written["fast"]["cost"] == pytest.approx(written["fast"]["days"] * 24 * 4 * 2)
@@ -250,7 +297,11 @@ def build_mini():
         (["--peak-tflops", "100"], "--peak-tflops and --memory-gb"),
         (["--gpu", "h100", "--peak-tflops", "-1"], "must be above 0"),
         (["--gpu", "h100", "--gpus", "0"], "--gpus must be at least 1, got 0"),
-        (["--gpu", "h100", "--loader-rows", "none.jsonl"], "--loader-rows none.jsonl does not exist"),
+        (["--gpu", "h100", "--loader-rows", "none.jsonl"], "none.jsonl is not there; `deit-fast bench loader"),
+        (["--gpu", "h100", "--price", "-2"], "--price must be above 0, got -2.0"),
+        (["--gpu", "h100", "--cores", "0"], "--cores must be above 0, got 0"),
+        (["--gpu", "h100", "--disk-mb-per-second", "0"], "--disk-mb-per-second must be above 0, got 0.0"),
+        (["--gpu", "h100", "--network-gbit-per-second", "-1"], "--network-gbit-per-second must be above 0, got -1.0"),
     ],
 )
 def test_wrong_use_is_one_line(capsys, arguments, line):

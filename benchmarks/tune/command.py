@@ -52,9 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="write the answers as JSON")
     add_config_arguments(parser)
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", "deit_base_distilled", *arguments]
-    config, chosen = parse_config(parser, arguments)
+    config, chosen = parse_config(parser, arguments, "deit_base_distilled")
     if chosen.minutes <= 0:
         raise ValueError(f"--minutes must be above 0, got {chosen.minutes}")
     check_config(config)

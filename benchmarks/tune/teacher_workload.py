@@ -13,13 +13,14 @@ from deit_fast.config import Config
 from deit_fast.data import image_dtype
 from deit_fast.distributed import Ranks
 from deit_fast.precision import DTYPES, choose_precision
-from deit_fast.teacher import Teacher, full_name
+from deit_fast.teacher import Teacher, TeacherRuntime, full_name, teacher_runtime
 
 from .question import CandidateError, Repeat
 from .step_workload import CHECKED_IMAGES, IMAGES_ON_CPU, with_batch_size
 
 LARGEST_ERROR = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05}
 """Of the logits, relative in the Euclidean norm: rounding adds up over a hundred layers."""
+PLAIN = TeacherRuntime("fp32", "contiguous", fold=False, compile=False)
 
 
 class TeacherWorkload:
@@ -37,7 +38,7 @@ class TeacherWorkload:
             self.truth = self._build(config, plain=True)(self._images(config).float()).float()
         logits = self._build(config)(self._images(config)).float()
         error = ((logits - self.truth).norm() / self.truth.norm()).item()
-        allowed = LARGEST_ERROR[teacher_precision(config, self.ranks.device)]
+        allowed = LARGEST_ERROR[self._how(config).precision]
         if not error <= allowed:  # nor NaN
             raise CandidateError(f"its logits are off by {error:.2g} of their norm, {allowed:.2g} is allowed")
         return error
@@ -68,24 +69,21 @@ class TeacherWorkload:
             self.model = lively(
                 timm.create_model(name, pretrained=False, num_classes=self.num_classes), config.model.image_size_px
             )
-        precision = "fp32" if plain else teacher_precision(config, self.ranks.device)
+        how = PLAIN if plain else self._how(config)
         return Teacher(
             copy.deepcopy(self.model),
             image_size_px=config.distill.teacher_image_size_px,
             scale=None,
             shift=None,
             device=self.ranks.device,
-            autocast_dtype=None if precision == "fp32" else DTYPES[precision],
-            layout="contiguous" if plain else config.runtime.teacher_layout,
-            fold=False if plain else config.runtime.teacher_fold,
-            compiled=False if plain else config.runtime.teacher_compile,
+            autocast_dtype=None if how.precision == "fp32" else DTYPES[how.precision],
+            layout=how.layout,
+            fold=how.fold,
+            compiled=how.compile,
         )
 
-
-def teacher_precision(config: Config, device: torch.device) -> str:
-    """What runtime.teacher_precision comes to."""
-    own = config.runtime.teacher_precision
-    return choose_precision(config.runtime.precision, device) if own == "auto" else own
+    def _how(self, config: Config) -> TeacherRuntime:
+        return teacher_runtime(config.runtime, choose_precision(config.runtime.precision, self.ranks.device))
 
 
 @torch.no_grad()

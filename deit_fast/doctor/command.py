@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,14 +16,8 @@ from deit_fast.config_file import add_config_arguments, config_parser, parse_con
 from deit_fast.config_rules import check_config
 from deit_fast.distributed import choose_device
 from deit_fast.environment import describe_environment
-from deit_fast.tuned import TunedFileError, apply_tuned
 
-from .devices import check_devices
 from .finding import Finding, worst
-from .host_limits import check_host
-from .images import check_images
-from .software import check_software
-from .trial import check_devices_train
 from .versions import check_versions
 
 STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "failure": "bold red"}
@@ -36,31 +31,46 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="write the findings as JSON")
     add_config_arguments(parser)
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", "deit_base_distilled", *arguments]
-    config, options = parse_config(parser, arguments)
+    config, options = parse_config(parser, arguments, "deit_base_distilled")
     check_config(config)
     console = Console(soft_wrap=True)
+    device, refused = find_device(config)
     findings = []
-    for finding in examine(config):
+    for finding in chain(refused, examine(config, device)):
         show(finding, console)
         findings.append(finding)
     level = worst(findings)
     counts = {name: sum(finding.level == name for finding in findings) for name in STYLES}
     console.print(", ".join(f"{count} {name}" for name, count in counts.items() if count), highlight=False)
-    device = choose_device(config.runtime.device)
     result: dict[str, Any] = {"level": level, "findings": [finding._asdict() for finding in findings]}
     write_json(options.json, result | {"environment": describe_environment(device)})
     return 1 if level == "failure" else 0
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """All findings, the cheap checks first."""
-    device = choose_device(config.runtime.device)
+def find_device(config: Config) -> tuple[torch.device, list[Finding]]:
+    """The run's device; the CPU, and a failure, when torch cannot give it."""
+    try:
+        return choose_device(config.runtime.device), []
+    except ValueError as error:
+        text, _, mend = str(error).partition("; ")
+        return torch.device("cpu"), [Finding("device", "failure", f"{text}; what follows is of the CPU", mend)]
+
+
+def examine(config: Config, device: torch.device) -> Iterator[Finding]:
+    """All findings, the cheap checks first; those of versions alone where DALI is missing or broken."""
+    versions = check_versions()
+    yield from versions
+    if worst([finding for finding in versions if finding.check == "DALI"]) == "failure":
+        return
+    from .devices import check_devices  # these import DALI, as do those below
+    from .host_limits import check_host
+    from .images import check_images
+    from .software import check_software
+    from .trial import check_devices_train
+
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     devices = [device] if gpus == 0 else [torch.device("cuda", index) for index in range(gpus)]
     checks: list[Callable[[], list[Finding]]] = [
-        check_versions,
         check_devices,
         lambda: check_host(config, max(1, gpus)),
         lambda: check_software(config, device),
@@ -73,6 +83,8 @@ def examine(config: Config) -> Iterator[Finding]:
 
 def tuned_or_not(config: Config, device: torch.device) -> Config:
     """As the run would be; a tuned file that is refused is another check's finding."""
+    from deit_fast.tuned import TunedFileError, apply_tuned
+
     try:
         return apply_tuned(config, device)
     except TunedFileError:

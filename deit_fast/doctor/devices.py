@@ -17,6 +17,8 @@ DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 FREE_SHARE = 0.95
 """Of a GPU's memory; what the driver and an idle display keep is less than the rest."""
 COLLECTIVE_TIMEOUT_S = 60
+LAUNCHER_GRACE_S = 40
+"""torchrun gives its workers 30 s before it kills them."""
 
 
 class Gpu(NamedTuple):
@@ -90,13 +92,23 @@ def check_collective(device: str, processes: int, timeout_s: float = COLLECTIVE_
         "NCCL_DEBUG=INFO tells why; common: too little /dev/shm (--ipc=host), a firewall between nodes, "
         "virtual machines without peer access (NCCL_P2P_DISABLE=1)"
     )
-    try:
-        done = subprocess.run(
-            [*command, "-m", "deit_fast.doctor.collective", device], capture_output=True, text=True, timeout=timeout_s
-        )
-    except subprocess.TimeoutExpired:
-        return Finding(name, "failure", f"a sum over {processes} processes did not end in {timeout_s:.0f} s", mend)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    command += ["-m", "deit_fast.doctor.collective", device]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            _, errors = launcher.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            end_launcher(launcher)
+            return Finding(name, "failure", f"a sum over {processes} processes did not end in {timeout_s:.0f} s", mend)
+    if launcher.returncode != 0:
+        last = (errors.strip().splitlines() or ["no message"])[-1]
         return Finding(name, "failure", f"a sum over {processes} processes failed: {last}", mend)
     return Finding(name, "ok", f"a sum over {processes} processes is right")
+
+
+def end_launcher(launcher: subprocess.Popen[str]) -> None:
+    """Asks torchrun to end, which ends its workers; killed at once it would leave them, and their GPUs taken."""
+    launcher.terminate()
+    try:
+        launcher.communicate(timeout=LAUNCHER_GRACE_S)
+    except subprocess.TimeoutExpired:
+        launcher.kill()

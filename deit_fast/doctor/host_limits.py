@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,8 +49,9 @@ def judge_cores(cores: int, devices: int) -> Finding:
 
 def state_bytes(config: Config, num_classes: int = 1000) -> int:
     """A checkpoint: weights, two moments of the optimizer, and the moving average where one is kept; fp32."""
+    model = replace(config.model, init_checkpoint=None)  # whatever the first weights are, they are as many
     with torch.device("meta"):
-        student = build_student(config, num_classes)
+        student = build_student(replace(config, model=model), num_classes)
     copies = 3 + (config.optim.ema_decay is not None)
     return 4 * copies * sum(weight.numel() for weight in student.parameters())
 

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deit_fast.budget import BUDGET_DEVICES, IMAGENET_TRAIN_IMAGES, REQUIRED_IMAGES_PER_SECOND
+from deit_fast.budget import (
+    BUDGET_DEVICES,
+    IMAGENET_TRAIN_IMAGES,
+    IMAGENET_VAL_IMAGES,
+    REQUIRED_IMAGES_PER_SECOND,
+)
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.scan import why_unreadable
@@ -26,7 +31,7 @@ READ_THREADS = 16
 """As many as hide the latency of a network file system; the loader reads ahead too."""
 SAFE_FACTOR = 2.0
 """A disk that is only just fast enough stalls the run when others use it."""
-IMAGENET_CLASSES, IMAGENET_VAL_IMAGES = 1000, 50_000
+IMAGENET_CLASSES = 1000
 
 
 def check_images(config: Config, devices: int) -> list[Finding]:
@@ -59,7 +64,10 @@ def check_sample(images: ImageSet, sample: list[int], max_bad_fraction: float) -
     """Decodes some images whole, those that a scan found bad left out."""
     known = set(images.bad.tolist())
     tried = [image for image in sample if image not in known]
-    bad = unreadable_images(images, tried)
+    try:
+        bad = unreadable_images(images, tried)
+    except OSError as error:  # of a shard or a store; a bad image is none
+        return Finding("images", "failure", str(error), "copy it again; deit-fast data verify checks packed shards")
     text = f"{len(bad)} of {len(tried)} images drawn at random are bad; {len(known):,} are known from a scan"
     if not bad:
         return Finding("images", "ok", text)
@@ -72,27 +80,29 @@ def check_sample(images: ImageSet, sample: list[int], max_bad_fraction: float) -
 def check_disk(images: ImageSet, order: np.ndarray, devices: int) -> Finding:
     """Reads files in random order, as training does, past the page cache as far as the kernel lets us."""
     seconds, sizes = read_for(lambda image: read_image(images, image), order.tolist(), READ_SECONDS)
+    if not sizes:
+        return Finding("disk", "failure", "not one image could be read", "mend what was found of the images first")
     return judge_disk(len(sizes) / seconds, statistics.fmean(sizes), devices)
 
 
 def read_for(read: Callable[[int], int], order: list[int], seconds: float) -> tuple[float, list[int]]:
-    """Reads one image after another in threads until time is up; seconds taken and bytes of each."""
+    """Reads one image after another in threads until time is up; seconds taken and bytes of each that can be read."""
     sizes: list[int] = []
     start = time.monotonic()
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for at in range(0, len(order), 4 * READ_THREADS):
-            sizes += pool.map(read, order[at : at + 4 * READ_THREADS])
+            sizes += filter(None, pool.map(read, order[at : at + 4 * READ_THREADS]))
             if time.monotonic() - start > seconds:
                 break
     return time.monotonic() - start, sizes
 
 
 def read_image(images: ImageSet, image: int) -> int:
-    """Reads the bytes of an image; how many. A file's pages are dropped first, so that the disk is read."""
-    fed = images.feed(image)
-    if images.feeds == "bytes":
-        return len(fed)
+    """Reads the bytes of an image; how many, 0 of a bad one. A file's pages are dropped first: the disk is read."""
     try:
+        fed = images.feed(image)
+        if images.feeds == "bytes":
+            return len(fed)
         with Path(os.fsdecode(fed.tobytes())).open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             return len(file.read())

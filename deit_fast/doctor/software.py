@@ -1,4 +1,4 @@
-"""Optional parts: apex, native operators, what was tuned, the teacher's weights."""
+"""Optional parts: apex, native operators, what was tuned, first weights and the teacher's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from .finding import Finding
 
 
 def check_software(config: Config, device: torch.device) -> list[Finding]:
-    """apex, native operators, tuned file, teacher."""
-    return [check_apex(), check_native(device), check_tuned(config, device), *check_teacher(config)]
+    """apex, native operators, tuned file, first weights, teacher."""
+    return [
+        check_apex(),
+        check_native(device),
+        check_tuned(config, device),
+        *check_first_weights(config),
+        *check_teacher(config),
+    ]
 
 
 def check_apex() -> Finding:
@@ -47,20 +53,30 @@ def check_tuned(config: Config, device: torch.device) -> Finding:
     return Finding("tuned", "warning" if stale else "note", why_not, "deit-fast tune" if stale else "")
 
 
+def check_first_weights(config: Config) -> list[Finding]:
+    """A run that is fine-tuned reads them at its start."""
+    path = config.model.init_checkpoint
+    if not path:
+        return []
+    return [_check_path("first weights", Path(path), "model.init_checkpoint", "give the right path")]
+
+
 def check_teacher(config: Config) -> list[Finding]:
     """Its weights have to be here, or timm downloads them at the start of the run."""
     distill = config.distill
     if distill.kind == "none":
         return []
     if distill.label_cache is not None:
-        return [_check_path(Path(distill.label_cache), "distill.label_cache", "deit-fast teacher-cache writes it")]
+        mend = "deit-fast teacher-cache writes it"
+        return [_check_path("teacher", Path(distill.label_cache), "distill.label_cache", mend)]
     if distill.teacher_checkpoint is not None:
-        return [_check_path(Path(distill.teacher_checkpoint), "distill.teacher_checkpoint", "give the right path")]
+        path = Path(distill.teacher_checkpoint)
+        return [_check_path("teacher", path, "distill.teacher_checkpoint", "give the right path")]
     text = f"the weights of distill.teacher {distill.teacher} are downloaded by timm, unless its cache has them"
     return [Finding("teacher", "note", f"{text}; without a network give --distill.teacher_checkpoint FILE")]
 
 
-def _check_path(path: Path, key: str, mend: str) -> Finding:
+def _check_path(check: str, path: Path, key: str, mend: str) -> Finding:
     if path.exists():
-        return Finding("teacher", "ok", f"{key} {path} is there")
-    return Finding("teacher", "failure", f"{key} {path} does not exist", mend)
+        return Finding(check, "ok", f"{key} {path} is there")
+    return Finding(check, "failure", f"{key} {path} does not exist", mend)

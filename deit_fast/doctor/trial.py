@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from PIL import Image
 
 from deit_fast.build_step import assemble_step, compile_student
 from deit_fast.config import Config
-from deit_fast.data import open_images, train_loader
+from deit_fast.data import train_loader
 from deit_fast.distributed import Ranks
 from deit_fast.memory import is_out_of_memory
+from deit_fast.open_images import open_images
 from deit_fast.precision import choose_precision
 from deit_fast.run_state import first_state
 from deit_fast.step import no_teacher
@@ -22,7 +24,7 @@ from deit_fast.step import no_teacher
 from .finding import Finding
 
 TRIED_IMAGES_ON_CPU = 4
-"""On a GPU the run's own batch is tried, since it has to fit."""
+"""On a GPU the run's own batch is tried: where that does not fit, the run does not."""
 SIZE_PX = (500, 375)
 """ImageNet's most frequent."""
 
@@ -60,10 +62,17 @@ def check_trial(config: Config, device: torch.device) -> Finding:
             else "deit-fast train with the same options and --debug shows where"
         )
         return Finding(name, "failure", f"on {device} it failed: {first}", mend)
-    text = f"decoded and trained on {device}: loss {loss:.3f}, gradient norm {norm:.3g}"
+    text = f"decoded and trained on {device}: loss {loss:.3f}, gradient norm {norm:.3g}{left_out(config)}"
     if not torch.isfinite(torch.tensor([loss, norm])).all():
         return Finding(name, "failure", text, "try --runtime.precision fp32, --runtime.attention reference")
     return Finding(name, "ok", text)
+
+
+def left_out(config: Config) -> str:
+    """What the run has besides the trial, which therefore needs less memory; empty where that is nothing."""
+    there = {"teacher": config.distill.kind != "none", "accumulated parts": config.runtime.accumulate_steps > 1}
+    parts = " and ".join(name for name, is_there in there.items() if is_there)
+    return f"; without {parts}, with which the run takes more memory" if parts else ""
 
 
 def small_run(config: Config, device: torch.device) -> Config:
@@ -90,6 +99,7 @@ def try_step(config: Config, ranks: Ranks) -> tuple[float, float]:
     if config.runtime.compile:
         compile_student(config, state.student)
     step = assemble_step(config, state, state.student.train(), no_teacher, ranks, precision)
-    step(next(loader.batches(0, 1)), 0, loader.sampler.groups(0))
+    with closing(loader.batches(0, 1)) as batches:
+        step(next(batches), 0, loader.sampler.groups(0))
     (record,) = step.guard.take()
     return record.loss, record.gradient_norm

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 
 import torch
 
-from .finding import Finding
+from .finding import Finding, worst
 
 DALI_WHEELS = {"nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
 """Package -> the CUDA that it brings along."""
@@ -19,10 +19,23 @@ def check_versions() -> list[Finding]:
     """torch, DALI, their CUDA, and every package's requirements."""
     wheels = [name for name in DALI_WHEELS if is_installed(name)]
     return [
-        *judge_dali(wheels),
+        *check_dali(wheels),
         *judge_cuda(torch.version.cuda, wheels, driver_cuda()),
         check_requirements(),
     ]
+
+
+def check_dali(wheels: list[str]) -> list[Finding]:
+    """One wheel, and one that can be imported."""
+    found = judge_dali(wheels)
+    if worst(found) == "failure":
+        return found
+    try:
+        import_module("nvidia.dali.fn")
+    except (ImportError, OSError, RuntimeError) as error:
+        text = f"{wheels[0]} cannot be imported: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        return [Finding("DALI", "failure", text, f"pip install --force-reinstall {wheels[0]}")]
+    return found
 
 
 def is_installed(package: str) -> bool:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from deit_fast.benchmarks.records import read_records
 from deit_fast.budget import IMAGENET_TRAIN_IMAGES
+from deit_fast.cli import write_json
 from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.config_rules import check_config
 from deit_fast.gpus import GB, GPUS, Gpu, find_gpu
-from deit_fast.host import LOADER_CPU_MS_PER_IMAGE
+from deit_fast.host import LOADER_CPU_MS_PER_IMAGE, LOADER_CPU_SOURCE
 
 from .anchors import GIVEN, Utilisation, student_utilisation, teacher_utilisation
 from .costs import count_student, count_teacher
@@ -24,8 +24,17 @@ from .plan import LoaderCost, Plan, make_plan
 from .show import plan_as_dict, show_plan
 from .stages import Machine
 
-RECIPE = "deit_base_distilled"
 FULL_RECIPE, OURS = "full recipe", "deit_fast"
+POSITIVE = (
+    "price",
+    "peak_tflops",
+    "memory_gb",
+    "link_gb_per_second",
+    "cores",
+    "disk_mb_per_second",
+    "network_gbit_per_second",
+    "cpu_ms_per_image",
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,14 +46,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     _add_arguments(parser)
     add_config_arguments(parser)
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", RECIPE, *arguments]
-    config, options = parse_config(parser, arguments)
+    config, options = parse_config(parser, arguments, "deit_base_distilled")
     check_config(config)
     plan = _plan(config, options)
     show_plan(plan, options.price, Console(width=max(120, Console().width)))
-    if options.json:
-        Path(options.json).write_text(json.dumps(plan_as_dict(plan), indent=2) + "\n")
+    write_json(options.json, plan_as_dict(plan))
     return 0
 
 
@@ -74,10 +80,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _plan(config: Config, options: Any) -> Plan:
+    _check_figures(options)
     kind, gpu = _gpu(options)
-    for name in ("gpus", "gpus_per_node", "images", "classes"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     machine = Machine(
         kind,
         gpu,
@@ -108,6 +112,16 @@ def _plan(config: Config, options: Any) -> Plan:
     )
 
 
+def _check_figures(options: Any) -> None:
+    for name in ("gpus", "gpus_per_node", "images", "classes"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    for name in POSITIVE:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+
+
 def _gpu(options: Any) -> tuple[str | None, Gpu]:
     """The table's kind, with what is given in its stead; ValueError when too little is known."""
     given = {
@@ -116,8 +130,6 @@ def _gpu(options: Any) -> tuple[str | None, Gpu]:
         "link_bytes_per_second": options.link_gb_per_second and options.link_gb_per_second * GB,
     }
     changes = {key: value for key, value in given.items() if value is not None}
-    if any(value <= 0 for value in changes.values()):
-        raise ValueError("--peak-tflops, --memory-gb and --link-gb-per-second must be above 0")
     if options.gpu:
         gpu = find_gpu(options.gpu)
         kind = next(key for key, known in GPUS.items() if known is gpu)
@@ -145,15 +157,10 @@ def _range(text: str | None, option: str) -> Utilisation | None:
 def loader_cost(cpu_ms_per_image: float | None, rows: str | None) -> LoaderCost:
     """What was given, what was measured here, or the project's own figure."""
     if cpu_ms_per_image is not None:
-        if cpu_ms_per_image <= 0:
-            raise ValueError(f"--cpu-ms-per-image must be above 0, got {cpu_ms_per_image}")
         return LoaderCost(cpu_ms_per_image, "given")
     if rows is None:
-        return LoaderCost(LOADER_CPU_MS_PER_IMAGE, "this project's native loader, README; --loader-rows for your own")
-    if not Path(rows).is_file():
-        raise ValueError(f"--loader-rows {rows} does not exist; `deit-fast bench loader --json {rows}` makes it")
-    records = [json.loads(line) for line in Path(rows).read_text().splitlines() if line.strip()]
-    for record in reversed(records):
+        return LoaderCost(LOADER_CPU_MS_PER_IMAGE, f"{LOADER_CPU_SOURCE}; --loader-rows for your own")
+    for record in reversed(read_records(rows)):
         for row in record["rows"] if record.get("bench") == "loader" else ():
             if row["workload"] == FULL_RECIPE and row["name"].startswith(OURS):
                 cpu = record.get("environment", {}).get("cpu", "a machine without a name")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from deit_fast.activations import Activations, count_activations, count_inference
 from deit_fast.config import Config, DistillConfig, RuntimeConfig
 from deit_fast.fold_batch_norm import what_remains
-from deit_fast.model import create_student
+from deit_fast.model import DeiT, create_student
 from deit_fast.student import checkpoint_activations
-from deit_fast.teacher import NORMS, full_name
+from deit_fast.teacher import NORMS, check_name, create_teacher, full_name, teacher_runtime
 from deit_fast.utilisation import forward_flops
 
 
@@ -84,28 +83,37 @@ def _embed_dim(model: nn.Module) -> int:
 def count_teacher(
     distill: DistillConfig, runtime: RuntimeConfig, student_size_px: int, num_classes: int, precision: str
 ) -> TeacherCosts | None:
-    """None without distillation, and with labels from a cache. ValueError for an unknown model."""
+    """None without distillation, and with labels from a cache. ValueError for an unknown model.
+
+    precision: the student's. The teacher's checkpoint is not read, which need not be here.
+    """
     if distill.kind == "none" or distill.label_cache is not None:
         return None
-    name = full_name(distill.teacher)
-    if not timm.is_model(name.split(".")[0]):
-        raise ValueError(f"unknown distill.teacher {distill.teacher}: not a model of timm")
+    check_name(distill)
+    how = teacher_runtime(runtime, precision)
     with torch.device("meta"):
-        teacher = timm.create_model(name, pretrained=False, num_classes=num_classes).eval()
-    trained_with = teacher.pretrained_cfg.get("input_size")
-    size = distill.teacher_image_size_px or (trained_with[-1] if trained_with else student_size_px)
+        teacher = create_teacher(distill, num_classes, distill.teacher_image_size_px).eval()
+    size = distill.teacher_image_size_px or _trained_at(teacher) or student_size_px
     parameters = sum(parameter.numel() for parameter in teacher.parameters())
-    if runtime.teacher_fold is not False:
+    if how.fold:
         _leave_batch_norms_out(teacher)
-    halved = precision != "fp32" and not any(isinstance(module, NORMS) for module in teacher.modules())
+    halved = how.precision != "fp32" and not any(isinstance(module, NORMS) for module in teacher.modules())
     return TeacherCosts(
-        name,
+        full_name(distill.teacher),
         size,
         parameters,
         2 if halved else 4,
         forward_flops(teacher, size),
-        count_inference(teacher, size, precision),
+        count_inference(teacher, size, how.precision),
     )
+
+
+def _trained_at(teacher: nn.Module) -> int | None:
+    """The side of the images that a DeiT has positions for, or that timm states; None for neither."""
+    if isinstance(teacher, DeiT):
+        return teacher.shape.image_size_px
+    trained_with = getattr(teacher, "pretrained_cfg", {}).get("input_size")
+    return trained_with[-1] if trained_with else None
 
 
 def _leave_batch_norms_out(model: nn.Module) -> None:

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 from deit_fast.activations import Activations
 from deit_fast.config import Config
+from deit_fast.dali_pipelines.decode import MIXED_DECODER_HINTS
+from deit_fast.data import DEFAULT_PREFETCH
 from deit_fast.memory import USABLE
 
 from .costs import StudentCosts, TeacherCosts
 
-DECODER_BYTES = 211_025_920
-"""What the decoder reserves for the largest image: dali_pipelines/decode.py, `device_memory_padding`."""
 DECODED_BYTES = 500 * 375 * 3
 """A whole image of ImageNet's usual size."""
-PREFETCH = 2
-"""Where none is set."""
 HALF, FULL = 2, 4
 
 
@@ -62,6 +60,7 @@ def _once(
 ) -> dict[str, int]:
     """What does not grow with the batch. AdamW and LAMB hold two moments of each weight."""
     weights = FULL * student.parameters
+    decoder = 0 if config.data.decoder == "cpu" else MIXED_DECODER_HINTS["device_memory_padding"]
     return {
         "weights (fp32)": weights,
         "gradients (fp32)": weights,
@@ -69,7 +68,7 @@ def _once(
         "moving average": 0 if config.optim.ema_decay is None else weights,
         "half-precision copies of weights": activations.fixed_bytes,
         "teacher's weights": 0 if teacher is None else teacher.parameters * teacher.bytes_per_parameter,
-        "loader and mixing": DECODER_BYTES,
+        "loader and mixing": decoder,
     }
 
 
@@ -79,7 +78,7 @@ def _per_image(
     """For each image of runtime.batch_size_per_device; loader and teacher take all accumulated parts at once."""
     accumulate = config.runtime.accumulate_steps
     pixels = 3 * config.model.image_size_px**2
-    batches = (config.data.prefetch or PREFETCH) + 2  # prepared ahead, in use, and mixed
+    batches = (config.data.prefetch or DEFAULT_PREFETCH) + 2  # prepared ahead, in use, and mixed
     loader = batches * HALF * pixels + DECODED_BYTES + 2 * pixels  # decoded, and two stages of bytes at work
     return {
         "activations": student.passes * activations.peak_bytes_per_image,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deit_fast.budget import IMAGENET_TRAIN_IMAGES, REQUIRED_IMAGES_PER_SECOND, SECONDS_PER_DAY
+from deit_fast.budget import IMAGENET_TRAIN_IMAGES, IMAGENET_VAL_IMAGES, REQUIRED_IMAGES_PER_SECOND, SECONDS_PER_DAY
 from deit_fast.config import Config
 
 from .anchors import Utilisation
@@ -24,7 +24,6 @@ from .stages import (
 )
 
 COMPUTE, ALL_REDUCE = "compute", "all-reduce"
-IMAGENET_VAL_IMAGES = 50_000
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND
 from deit_fast.start_report import batch_warning
+from deit_fast.teacher import teacher_runtime
 
 from .anchors import GIVEN
 from .plan import Outlook, Plan
@@ -107,6 +108,7 @@ def warnings(plan: Plan) -> list[str]:
         found.append(
             f"the range of MFU was published for transformers, and {plan.student.name} is none: give yours by --mfu"
         )
+    found += _fp32_warnings(plan)
     other_batch = batch_warning(plan.config, plan.global_batch)
     if other_batch is not None:
         found.append(other_batch)
@@ -118,6 +120,19 @@ def warnings(plan: Plan) -> list[str]:
         else:
             found.append(f"to keep the recipe's global batch within memory: {options_of(suggested)}")
     return found
+
+
+def _fp32_warnings(plan: Plan) -> list[str]:
+    runtime = plan.config.runtime
+    models = (
+        ("student", runtime.precision, plan.student_utilisation, "--mfu"),
+        ("teacher", teacher_runtime(runtime, runtime.precision).precision, plan.teacher_utilisation, "--teacher-mfu"),
+    )
+    return [
+        f"the {name} computes in fp32, and the peak is that of half precision: give its share of that by {option}"
+        for name, precision, reached, option in models
+        if precision == "fp32" and reached is not None and reached.basis != GIVEN
+    ]
 
 
 def _show_speed(plan: Plan, console: Console) -> None:

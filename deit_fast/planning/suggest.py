@@ -29,7 +29,7 @@ def suggest_batch(config: Config, machine: Machine, student: StudentCosts, teach
     per_gpu = wanted // machine.gpus
     sizes = [size for size in range(per_gpu, 1, -2) if per_gpu % size == 0]
     for recompute, at_least in ((False, SMALL_BATCH), (True, SMALL_BATCH), (False, 2), (True, 2)):
-        if recompute and student.recomputed is None:
+        if recompute and (student.recomputed is None or runtime.cuda_graphs):
             continue
         for size in sizes:
             tried = replace(
@@ -38,16 +38,21 @@ def suggest_batch(config: Config, machine: Machine, student: StudentCosts, teach
                 accumulate_steps=per_gpu // size,
                 checkpoint_activations=recompute,
             )
-            suggested = replace(config, runtime=tried, mix=replace(config.mix, group_size=_group(config, per_gpu)))
+            mix = replace(config.mix, group_size=_group(config, size, per_gpu))
+            suggested = replace(config, runtime=tried, mix=mix)
             memory = plan_memory(suggested, student, teacher, machine.gpu.memory_bytes, recompute=recompute)
             if size >= min(at_least, per_gpu) and memory.fits:
                 return suggested
     raise ValueError(f"{config.model.name} does not fit into {machine.gpu.name}, at any batch")
 
 
-def _group(config: Config, per_gpu: int) -> int:
-    """The recipe's mixing group where a GPU's share of the batch holds whole ones, else that share."""
-    return config.mix.group_size if per_gpu % config.mix.group_size == 0 else per_gpu
+def _group(config: Config, size: int, per_gpu: int) -> int:
+    """The recipe's mixing group where a GPU's share of the batch holds whole ones, else that share.
+
+    Of a batch of `size`, where drop-path takes a share of each group: groups then may not span accumulated parts.
+    """
+    share = size if config.model.drop_path_mode == "subset" else per_gpu
+    return config.mix.group_size if share % config.mix.group_size == 0 else share
 
 
 def options_of(suggested: Config) -> str:
