@@ -25,10 +25,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def advice(batch_size: int, accumulate_steps: int, fits: int, group_size: int) -> str:
-    """One line: which batch would fit, and how to keep the global batch all the same."""
+def advice(batch_size: int, accumulate_steps: int, fits: int, group_size: int, multiple_of: int = 1) -> str:
+    """One line: which batch would fit, and how to keep the global batch all the same.
+
+    multiple_of: of this many images only; drop-path by subset takes a share of each whole mixing group.
+    """
     total = batch_size * accumulate_steps
-    candidates = [size for size in range(2, min(fits, batch_size - 1) + 1, 2) if total % size == 0]
+    candidates = [
+        size for size in range(2, min(fits, batch_size - 1) + 1, 2) if not total % size and not size % multiple_of
+    ]
     head = f"out of memory with runtime.batch_size_per_device {batch_size}"
     if not candidates:
         return f"{head}; no smaller batch is predicted to fit: use a smaller model or image size"
@@ -83,4 +88,5 @@ def advise_on(config: Config, model: nn.Module, precision: str, device: torch.de
         per_image = count_activations(model.cpu(), config.model.image_size_px, precision).peak_bytes_per_image
         total = torch.cuda.get_device_properties(device).total_memory
         fits = fitting_batch_size(total, sum(p.numel() for p in model.parameters()), per_image)
-    return advice(runtime.batch_size_per_device, runtime.accumulate_steps, fits, config.mix.group_size)
+    whole_groups = config.mix.group_size if config.model.drop_path_mode == "subset" else 1
+    return advice(runtime.batch_size_per_device, runtime.accumulate_steps, fits, config.mix.group_size, whole_groups)

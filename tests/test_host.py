@@ -95,6 +95,8 @@ def test_out_of_memory_names_a_batch_that_would_fit():
     assert "--runtime.batch_size_per_device 64 --runtime.accumulate_steps 2" in line
     assert "\n" not in line
     assert "no smaller batch" in advice(2, 1, fits=0, group_size=2)
+    assert "--runtime.batch_size_per_device 64 " in advice(192, 1, fits=120, group_size=64, multiple_of=64)
+    assert "no smaller batch" in advice(128, 1, fits=70, group_size=128, multiple_of=128)
     assert fitting_batch_size(80 * 10**9, 87_000_000, 64 * 2**20) == 1046
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(RuntimeError) as error:
