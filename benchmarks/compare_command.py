@@ -35,14 +35,21 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def newest_pairs(before: str, after: str) -> list[tuple[Record, Record]]:
-    """The last record of each kind of bench that both files hold; ValueError when they share none."""
-    first, second = ({record["bench"]: record for record in read_records(path)} for path in (before, after))
+    """The last timed record of each kind of bench that both files hold; ValueError when they share none."""
+    first, second = (
+        {record["bench"]: record for record in read_records(path) if is_timed(record)} for path in (before, after)
+    )
     if not (shared := [bench for bench in first if bench in second]):
         raise ValueError(
-            f"{before} and {after} hold no record of the same bench: {', '.join(first) or 'none'} against "
+            f"{before} and {after} hold no timed record of the same bench: {', '.join(first) or 'none'} against "
             f"{', '.join(second) or 'none'}"
         )
     return [(first[bench], second[bench]) for bench in shared]
+
+
+def is_timed(record: Record) -> bool:
+    """Whether it has turns: parity, accuracy and the resources of kernels have none."""
+    return any(row.get("turn_images_per_second") for row in record["rows"])
 
 
 def compare_pair(before: Record, after: Record) -> dict[str, Any]:
