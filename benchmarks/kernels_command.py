@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.environment import describe_environment
 
 from .kernel_contenders import Sizes
+from .options import Options
 from .records import Record, append_record, build_record
 
 TABLE_WIDTH = 180
@@ -23,7 +24,7 @@ CPU_SIZES = {"batch": 2, "heads": 3, "head_dim": 64}
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures or compiles, shows; ValueError for wrong use."""
-    options = _parser().parse_args(arguments)
+    options = parse_arguments(_parser(), arguments)
     console = Console(width=max(TABLE_WIDTH, Console().width))
     if options.write and options.resources != "all":
         raise ValueError("--write belongs to --resources all: the budget file holds every architecture")
@@ -51,8 +52,9 @@ def _model(title: str, **found: Any) -> Record:
     return build_record("kernels", title, [], torch.device("cpu"), config={}, **found)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("deit-fast bench kernels", description=__doc__, allow_abbrev=False)
+def _parser() -> Any:
+    name = "deit-fast bench kernels"
+    parser = config_parser(name, "Times the kernels, or counts what is compiled.", usage=f"{name} [options]")
     parser.add_argument("--kernels", default="", help="some of them, with commas between; default: all")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one"
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _resources(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _resources(options: Options, console: Console) -> dict[str, Any]:
     from .kernel_resources import architectures, kernel_resources, save_budget, show_resources
 
     chosen = architectures(options.resources)
@@ -88,7 +90,7 @@ def _resources(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return rows
 
 
-def _measure(options: argparse.Namespace, console: Console) -> Record:
+def _measure(options: Options, console: Console) -> Record:
     from .kernels import fastest, measure_kernels, show_kernels
 
     device = options.device
