@@ -26,6 +26,7 @@ from deit_fast.config import Config
 from deit_fast.dali_pipelines.native.plugin import is_available
 from deit_fast.distributed import Ranks
 from deit_fast.model import create_student
+from deit_fast.precision import choose_precision
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 
@@ -84,6 +85,8 @@ def test_step(recipe, tmp_path, capsys):
     assert (("teacher forward", OURS) in rows_by_contender(row)) == (recipe == "demo_student_distilled")
     assert row["config"]["runtime"]["batch_size_per_device"] == 8
     assert (row["schema"], row["bench"]) == (1, "step")
+    teacher = "teacher resnet10t" if recipe == "demo_student_distilled" else "no teacher"
+    assert f", {choose_precision('auto', ALONE.device)}, {teacher}, batch 8" in row["title"]
     whole = rows_by_contender(row)["whole step", OURS]
     assert whole["step_ms_p50"] <= whole["step_ms_p99"]
     assert row["verdict"]["measured_images_per_second"] == whole["images_per_second"]
@@ -148,6 +151,7 @@ def test_train_times_every_stage_and_the_whole(few_digits, tmp_path, capsys):
     assert record["verdict"]["measured_images_per_second"] == whole["images_per_second"]
     assert 0 <= record["stalls"]["end to end"]["data_wait_fraction"] < 1
     assert record["scaling"] is None
+    assert f", {choose_precision('auto', ALONE.device)}, teacher resnet10t, from JPEG" in record["title"]
     assert "MFU" in capsys.readouterr().out
 
 
