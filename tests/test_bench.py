@@ -184,6 +184,8 @@ def test_train_under_torchrun_tells_scaling(few_digits, tmp_path):
         (["--against", "nobody"], "--against nobody"),
         (["--against", "timm", "--distill.kind", "soft"], "distill.kind soft"),
         (["--against", "timm", "--runtime.accumulate_steps", "2"], "runtime.accumulate_steps 1"),
+        (["--against", "timm", "--optim.clip_grad_norm", "1"], "use --optim.clip_grad_norm null"),
+        (["--against", "timm", "--model.drop_path_mode", "subset"], "use --model.drop_path_mode independent"),
         (["--turns", "0"], "--turns must be at least 1"),
     ],
 )

@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 from deit_fast.benchmarks import official_patches
+from deit_fast.benchmarks.comparable import as_option
 from deit_fast.benchmarks.official import official_arguments, official_contender
 from deit_fast.benchmarks.official_run import Shares, in_turns
 from deit_fast.benchmarks.process_tree import cpu_seconds
@@ -133,12 +134,33 @@ def test_wrong_use_is_named(few_digits, tmp_path):
         official_contender(tmp_path, config, images, workers=1, steps_per_turn=1)
     for name in ("main", "engine", "losses", "utils"):
         (tmp_path / f"{name}.py").touch()
-    three = replace(config, augment=replace(config.augment, policy="three"))
-    with pytest.raises(ValueError, match="augment.policy three"):
-        official_contender(tmp_path, three, images, workers=1, steps_per_turn=1)
+    for key, value in (("augment.policy", "three"), ("loss.cosub", True), ("model.drop_path_mode", "subset")):
+        with pytest.raises(ValueError, match=f"{key} {as_option(value)} is not compared; use --{key}"):
+            official_contender(tmp_path, changed(config, key, value), images, workers=1, steps_per_turn=1)
     with pytest.raises(ValueError, match="data.path"):
         official_contender(tmp_path, config, object(), workers=1, steps_per_turn=1)
-    assert "--drop-path=0.1" in official_arguments(config, 2)
+
+
+def changed(config, key, value):
+    section, name = key.split(".")
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})})
+
+
+def test_the_official_program_is_told_what_we_do():
+    """What changes a step reaches the command line of main.py, and nothing stands there as None."""
+    for key, value, told in (
+        ("model.drop_path_rate", 0.3, "--drop-path=0.3"),
+        ("augment.erase_mode", "const", "--remode=const"),
+        ("augment.erase_count", 3, "--recount=3"),
+        ("mix.probability", 0.5, "--mixup-prob=0.5"),
+        ("mix.switch_probability", 0.1, "--mixup-switch-prob=0.1"),
+        ("loss.label", "bce", "--bce-loss"),
+        ("optim.clip_grad_norm", 1.0, "--clip-grad=1.0"),
+        ("optim.ema_decay", None, "--no-model-ema"),
+    ):
+        assert told in official_arguments(changed(Config(), key, value), 2)
+        assert told not in official_arguments(Config(), 2)
+    assert not any("None" in argument for argument in official_arguments(Config(), 2))
 
 
 @pytest.mark.slow
