@@ -21,7 +21,7 @@ from .step import batch_of, step_works
 from .step_verdict import as_record, by_teacher, judge, lines, step_stages
 from .timing import OURS, Contender
 from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
-from .train_peers import official_programs, parse_against, shares
+from .train_peers import official_programs, parse_against, share_lines, shares
 from .work import MATRIX, Work, matrix_work, time_work
 
 DEFAULT_STEPS = {"cpu": 2, "cuda": 50}
@@ -82,11 +82,12 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
         scaling=scaling(timings, ranks),
         stalls=stalls,
         bytes_per_image=bytes_per_image(images),
-        official_shares=shares(programs),
+        official_shares=shares(programs, options.turns),
     )
     publish(record, timings, ranks, options)
     if ranks.is_main:
-        for line in [*lines(verdicts, ranks.device.type), *stall_lines(stalls), *scaling_lines(record["scaling"])]:
+        said = [*lines(verdicts, ranks.device.type), *stall_lines(stalls), *scaling_lines(record["scaling"])]
+        for line in [*said, *share_lines(record["official_shares"])]:
             say(line)
 
 

@@ -23,6 +23,8 @@ from deit_fast.benchmarks.official import official_arguments, official_contender
 from deit_fast.benchmarks.official_run import Shares, in_turns
 from deit_fast.benchmarks.process_tree import cpu_seconds
 from deit_fast.benchmarks.steady_program import SteadyProgram
+from deit_fast.benchmarks.timing import Contender
+from deit_fast.benchmarks.train_peers import share_lines, shares
 from deit_fast.config import Config
 from deit_fast.data import open_train_and_val
 
@@ -59,10 +61,10 @@ def test_a_program_works_in_its_turns_only():
     time.sleep(0.5)
     between = cpu_seconds() - before
     assert turn() == 24
-    assert prepare.parts == {"loader": 0.05, "whole": 0.1}
     during = cpu_seconds() - before - between
     assert during >= 0.25 > 3 * between
     assert prepare()() == 24  # the same process goes on
+    assert prepare.reports == [{"images": 24, "seconds": 0.1, "parts": {"loader": 0.05}}] * 2
     group = prepare.process.pid
     prepare.close()
     assert not group_is_alive(group)
@@ -95,6 +97,16 @@ time.sleep(60)
 def test_a_program_that_fails_is_quoted():
     with pytest.raises(RuntimeError, match="the stand-in ended: KeyError: 'teacher'"):
         program("raise KeyError('teacher')")()
+
+
+def test_shares_are_those_of_the_measured_turns():
+    """The turn to warm up does not count, and a long turn counts for more than a short one."""
+    stand_in = program("")
+    turns = (9.0, 9.0), (1.0, 0.5), (3.0, 0.1)
+    stand_in.reports = [{"images": 8, "seconds": s, "parts": {"loader": 0.0, "teacher": t}} for s, t in turns]
+    found = shares({Contender("end to end", "deit main.py"): stand_in}, turns=2)
+    assert found == {"deit main.py": {"loader": 0.0, "teacher": pytest.approx(0.15)}}
+    assert share_lines(found) == ["deit main.py: loader 0%, teacher 15% of the time"]
 
 
 def test_batches_pass_in_turns():
@@ -184,7 +196,8 @@ def test_the_official_program(photographs):
     before = cpu_seconds()
     assert prepare()() == 8
     assert cpu_seconds() > before
-    assert 0 < prepare.parts["teacher"] < prepare.parts["whole"]
+    (report,) = prepare.reports
+    assert 0 < report["parts"]["teacher"] < report["seconds"]
     assert Path(prepare.folder.name, "teacher.pth").exists()
     prepare.close()
     assert not Path(prepare.folder.name).exists()
