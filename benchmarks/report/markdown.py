@@ -113,7 +113,7 @@ def step_table(record: Record) -> str:
 def kernels_table(record: Record) -> str:
     """Kernels by implementations."""
     rows = [
-        [row["kernel"], row["backend"], f"{row['ms']:.3f}", f"{row['gb_per_second']:,.0f}"]
+        [row["workload"], row["name"], f"{row['ms']:.3f}", f"{row['gb_per_second']:,.0f}"]
         for row in record["rows"]
         if row.get("ms")
     ]
