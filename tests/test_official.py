@@ -127,8 +127,12 @@ def test_patches(monkeypatch):
     monkeypatch.setattr(ImageOps, "posterize", ImageOps.posterize)  # to be put back
     model = timm.models.vision_transformer.VisionTransformer
     monkeypatch.setattr(model, "__init__", model.__init__)
+    monkeypatch.setattr(timm.data.transforms, "_pil_interp", None, raising=False)  # to be taken away afterwards
+    monkeypatch.delattr(timm.data.transforms, "_pil_interp")
     official_patches.posterize_to_no_bits()
     official_patches.pretrained_arguments()
+    official_patches.timm_names()
+    assert timm.data.transforms._pil_interp("bicubic") == Image.Resampling.BICUBIC
     image = Image.effect_noise((8, 8), 99).convert("RGB")
     assert ImageOps.posterize(image, 0).getextrema() == ((0, 0),) * 3
     assert ImageOps.posterize(image, 8).tobytes() == image.tobytes()
