@@ -14,13 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from deit_fast.gpus import Gpu, gpu_of_driver
 
 from .kernel_contenders import Contest, Function, Sizes, contests
+from .table import print_table
 from .timing import Timing
 
 CHECKED_IMAGES = 4
@@ -143,19 +142,21 @@ def fastest(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {kernel: row["name"].replace("torch.compile", "reference") for kernel, row in best.items()}
 
 
-def show_kernels(rows: list[dict[str, Any]], title: str, console: Console) -> None:
+def show_kernels(rows: list[dict[str, Any]], title: str) -> None:
     """Prints the table."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("kernel", "implementation", "ms (median)", "p20 - p80", "GB/s", "TFLOP/s", "of the bound"):
-        table.add_column(heading, justify="left" if heading in ("kernel", "implementation") else "right", no_wrap=True)
-    for row in rows:
-        if not row["correct"]:
-            table.add_row(row["workload"], row["name"], "wrong", "-", "-", "-", "-")
-            continue
-        share = f"{100 * row['share_of_bound']:.0f} %" if "share_of_bound" in row else "-"
-        rate = f"{row['tflop_per_second']:.2f}" if row["tflop_per_second"] else "-"
-        spread = f"{row['ms_p20']:.3f} - {row['ms_p80']:.3f}"
-        table.add_row(
-            row["workload"], row["name"], f"{row['ms']:.3f}", spread, f"{row['gb_per_second']:,.1f}", rate, share
-        )
-    console.print(table)
+    headings = ("kernel", "implementation", "ms (median)", "p20 - p80", "GB/s", "TFLOP/s", "of the bound")
+    print_table(title, headings, map(_cells, rows), text_columns=2)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    names = row["workload"], row["name"]
+    if not row["correct"]:
+        return *names, "wrong", "-", "-", "-", "-"
+    return (
+        *names,
+        f"{row['ms']:.3f}",
+        f"{row['ms_p20']:.3f} - {row['ms_p80']:.3f}",
+        f"{row['gb_per_second']:,.1f}",
+        f"{row['tflop_per_second']:.2f}" if row["tflop_per_second"] else "-",
+        f"{row['share_of_bound']:.0%}" if "share_of_bound" in row else "-",
+    )

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.distributed import process_group
 
 from ..records import Record, append_record, build_record
+from ..table import print_table
 from .experiment import Result, Teacher, rows_of, run_experiment
 from .fashion_mnist import DEBIAN, write_fashion_mnist
 from .intervals import difference, verdict
@@ -81,16 +81,8 @@ def record_of(
 
 def show(record: Record) -> None:
     """Prints both tables."""
-    for title, headings, rows in (
-        (record["title"], HEADINGS, table_rows(record)),
-        ("What the paper claims", CLAIM_HEADINGS, claim_rows(record)),
-    ):
-        table = Table(title=title, title_justify="left")
-        for i, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if i else "left")
-        for row in rows:
-            table.add_row(*row)
-        Console(width=max(120, Console().width)).print(table)
+    print_table(record["title"], HEADINGS, table_rows(record))
+    print_table("What the paper claims", CLAIM_HEADINGS, claim_rows(record))
 
 
 def _parser() -> Any:
