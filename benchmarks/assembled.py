@@ -55,6 +55,13 @@ class Assembled:
     teacher_flops: int
     """Of the teacher's forward of an image; 0 without one."""
 
+    @property
+    def described(self) -> str:
+        """For a title: what has another speed is another measurement. `deit_tiny_patch16_224, bf16, no teacher`."""
+        distill = self.config.distill
+        teacher = "no teacher" if distill.kind == "none" else f"teacher {distill.teacher}"
+        return f"{self.config.model.name}, {self.precision}, {teacher}"
+
     def step(self, teacher: TeacherLike) -> TrainStep:
         """The step of all ranks, with this teacher."""
         config = reading(self.config, teacher)

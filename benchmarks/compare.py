@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .records import Record
+
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 FEWEST_TURNS = 5
@@ -19,8 +21,6 @@ FEWEST_TURNS = 5
 called different with 5 to 20 turns, but 7 % with 4 and 10 % with 3."""
 NEVER_THE_SAME = ("load_average_1_min", "gpu.clocks.sm", "gpu.temperature.gpu")
 """Of the environment: they change from minute to minute, and are shown in the record only."""
-
-Record = dict[str, Any]
 
 
 class Interval(NamedTuple):

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from deit_fast.cli import write_json
 from deit_fast.config_file import config_parser, parse_arguments
 
 from .compare import CONFIDENCE, RESAMPLES, Comparison, Interval, compare_rows, differing_facts
 from .options import say
 from .records import Record, read_records
-from .table import TABLE_WIDTH
+from .table import print_table
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -33,14 +30,21 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def newest_pairs(before: str, after: str) -> list[tuple[Record, Record]]:
-    """The last record of each kind of bench that both files hold; ValueError when they share none."""
-    first, second = ({record["bench"]: record for record in read_records(path)} for path in (before, after))
+    """The last timed record of each kind of bench that both files hold; ValueError when they share none."""
+    first, second = (
+        {record["bench"]: record for record in read_records(path) if is_timed(record)} for path in (before, after)
+    )
     if not (shared := [bench for bench in first if bench in second]):
         raise ValueError(
-            f"{before} and {after} hold no record of the same bench: {', '.join(first) or 'none'} against "
+            f"{before} and {after} hold no timed record of the same bench: {', '.join(first) or 'none'} against "
             f"{', '.join(second) or 'none'}"
         )
     return [(first[bench], second[bench]) for bench in shared]
+
+
+def is_timed(record: Record) -> bool:
+    """Whether it has turns: parity, accuracy and the resources of kernels have none."""
+    return any(row.get("turn_images_per_second") for row in record["rows"])
 
 
 def compare_pair(before: Record, after: Record) -> dict[str, Any]:
@@ -81,14 +85,8 @@ def show(result: dict[str, Any]) -> None:
     """The table of rows, and the lines of what differs besides."""
     before, after = result["before"], result["after"]
     title = f"A {before['title']} ({before['time']})\nB {after['title']} ({after['time']})"
-    table = Table(title=title, title_justify="left")
-    for heading in ("workload", "by", "A images/s", "B images/s", "B / A", "CPU-ms B / A", "beyond noise"):
-        table.add_column(heading, justify="left" if heading in ("workload", "by") else "right", no_wrap=True)
-    for row in result["rows"]:
-        cpu = "" if row.cpu is None else interval_text(row.cpu)
-        figures = f"{row.before:,.1f}", f"{row.after:,.1f}", interval_text(row.speed), cpu
-        table.add_row(row.workload, row.name, *figures, judgement(row))
-    Console(width=max(TABLE_WIDTH, Console().width)).print(table)
+    headings = ("workload", "by", "A images/s", "B images/s", "B / A", "CPU-ms B / A", "beyond noise")
+    print_table(title, headings, map(cells, result["rows"]), text_columns=2)
     say(
         f"Medians; in brackets their {CONFIDENCE:.0%} interval by a bootstrap over turns ({RESAMPLES:,} draws). "
         "Of rows that do not differ, about 1 in 20 looks different by chance."
@@ -99,6 +97,13 @@ def show(result: dict[str, Any]) -> None:
     for section in ("config", "environment"):
         for key, one, other in result[section]:
             say(f"{section}: {key}: {one} -> {other}")
+
+
+def cells(row: Comparison) -> list[str]:
+    """A row of the table."""
+    cpu = "" if row.cpu is None else interval_text(row.cpu)
+    figures = f"{row.before:,.1f}", f"{row.after:,.1f}", interval_text(row.speed), cpu
+    return [row.workload, row.name, *figures, judgement(row)]
 
 
 def interval_text(interval: Interval) -> str:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from deit_fast.cli import write_json
 from deit_fast.config import IMAGENET_STD, Config
@@ -24,7 +22,7 @@ from deit_fast.open_images import open_images
 from deit_fast.tuned import with_values
 
 from .loader_command import with_images
-from .table import TABLE_WIDTH
+from .table import print_table
 
 COMPARED_BATCHES = 2
 LARGEST_MEAN = 1.0
@@ -119,11 +117,8 @@ def difference(view: str, pipeline: str, batches: list[Batch], truth: list[Batch
 
 def show(rows: list[Difference]) -> None:
     """Prints the table."""
-    table = Table(title="against DALI's graph on the CPU, in grey levels", title_justify="left")
-    for heading in ("views", "pipeline", "mean", "largest", f"more than {FAR:.0f}", "labels", ""):
-        table.add_column(heading, justify="left" if heading in ("views", "pipeline") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             row.view,
             row.pipeline,
             f"{row.mean:.3f}",
@@ -132,4 +127,7 @@ def show(rows: list[Difference]) -> None:
             "the same" if row.same_labels else "others",
             "holds" if row.holds else "differs",
         )
-    Console(width=max(TABLE_WIDTH, Console().width)).print(table)
+        for row in rows
+    ]
+    headings = ("views", "pipeline", "mean", "largest", f"more than {FAR:.0f}", "labels", "")
+    print_table("against DALI's graph on the CPU, in grey levels", headings, cells, text_columns=2)

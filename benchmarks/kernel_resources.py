@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import triton
-from rich.console import Console
-from rich.table import Table
 
 from deit_fast.kernels.budget import ARCHITECTURES, Row, measure, read_budget, write_budget
 from deit_fast.kernels.cases import all_cases
+
+from .table import markdown, print_table
 
 HEADINGS = ("registers", "stack_bytes", "spill_instructions", "shared_bytes", "programs_per_sm", "load_bytes",
             "store_bytes", "mma_over_ideal")  # fmt: skip
@@ -37,29 +37,26 @@ def kernel_resources(chosen: list[int], progress: Callable[[str], None]) -> dict
     return rows
 
 
-def show_resources(rows: dict[str, dict[str, Row]], console: Console) -> None:
+def show_resources(rows: dict[str, dict[str, Row]]) -> None:
     """A table for each architecture."""
     for architecture, cases in rows.items():
         title = f"{architecture}, Triton {triton.__version__}, read from the compiled code: no GPU was used"
-        table = Table(title=title, title_justify="left")
-        table.add_column("launch", no_wrap=True)
-        for heading in HEADINGS:
-            table.add_column(heading.replace("_", " "), justify="right")
-        for name, row in cases.items():
-            table.add_row(name, *(str(row.get(heading, "-")) for heading in HEADINGS))
-        console.print(table)
+        headings = ["launch", *(heading.replace("_", " ") for heading in HEADINGS)]
+        figures = {name: [str(row.get(heading, "-")) for heading in HEADINGS] for name, row in cases.items()}
+        print_table(title, headings, [[name, *cells] for name, cells in figures.items()])
 
 
 def budget_markdown() -> str:
     """The budget file as a table of docs/kernels.md."""
     rows = read_budget()["rows"]
-    lines = ["| launch | " + " | ".join(rows) + " | products / ideal |", "| --- |" + " --- |" * (len(rows) + 1)]
+    table = []
     for case in all_cases():
         found = {architecture: cases[case.name] for architecture, cases in rows.items()}
         cells = [f"{row['registers']} / {row['programs_per_sm']}" for row in found.values()]
         ratios = [f"{row['mma_over_ideal']:.2f} {name}" for name, row in found.items() if "mma_over_ideal" in row]
-        lines.append(f"| {case.name} | " + " | ".join([*cells, ", ".join(ratios) or "-"]) + " |")
-    return "\n".join(lines)
+        table.append([case.name, *cells, ", ".join(ratios) or "-"])
+    headings = ["launch", *rows, "products / ideal"]
+    return markdown(headings, table, text_columns=len(headings))
 
 
 def save_budget(rows: dict[str, dict[str, Row]]) -> None:

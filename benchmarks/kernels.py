@@ -14,13 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from deit_fast.gpus import Gpu, gpu_of_driver
 
 from .kernel_contenders import Contest, Function, Sizes, contests
+from .table import print_table
 from .timing import Timing
 
 CHECKED_IMAGES = 4
@@ -114,12 +113,13 @@ def measure_kernels(
         functions = contenders(contest, compiled)
         correct = {name: is_correct(checked, function) for name, function in functions.items()}
         timed = time_contest(contest, {n: f for n, f in functions.items() if correct[n]}, turns, device)
-        rows += [_row(contest, name, timed.get(name), gpu, sizes.batch) for name in functions]
+        rows += [kernel_row(contest, name, timed.get(name), gpu, sizes.batch) for name in functions]
     return rows
 
 
-def _row(contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None, batch: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"workload": contest.name, "name": name, "kernel": contest.name, "backend": name}
+def kernel_row(contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None, batch: int) -> dict[str, Any]:
+    """Of one implementation, from the seconds of its turns on `batch` images; None: it is wrong, and was not timed."""
+    row: dict[str, Any] = {"workload": contest.name, "name": name}
     if seconds is None:
         return row | {"correct": False}
     median = statistics.median(seconds)
@@ -137,24 +137,26 @@ def fastest(rows: list[dict[str, Any]]) -> dict[str, str]:
     """Kernel -> the fastest correct backend, `torch.compile` counting as reference, which it compiles."""
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
-        if row["correct"] and (row["kernel"] not in best or row["ms"] < best[row["kernel"]]["ms"]):
-            best[row["kernel"]] = row
-    return {kernel: row["backend"].replace("torch.compile", "reference") for kernel, row in best.items()}
+        if row["correct"] and (row["workload"] not in best or row["ms"] < best[row["workload"]]["ms"]):
+            best[row["workload"]] = row
+    return {kernel: row["name"].replace("torch.compile", "reference") for kernel, row in best.items()}
 
 
-def show_kernels(rows: list[dict[str, Any]], title: str, console: Console) -> None:
+def show_kernels(rows: list[dict[str, Any]], title: str) -> None:
     """Prints the table."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("kernel", "implementation", "ms (median)", "p20 - p80", "GB/s", "TFLOP/s", "of the bound"):
-        table.add_column(heading, justify="left" if heading in ("kernel", "implementation") else "right", no_wrap=True)
-    for row in rows:
-        if not row["correct"]:
-            table.add_row(row["kernel"], row["backend"], "wrong", "-", "-", "-", "-")
-            continue
-        share = f"{100 * row['share_of_bound']:.0f} %" if "share_of_bound" in row else "-"
-        rate = f"{row['tflop_per_second']:.2f}" if row["tflop_per_second"] else "-"
-        spread = f"{row['ms_p20']:.3f} - {row['ms_p80']:.3f}"
-        table.add_row(
-            row["kernel"], row["backend"], f"{row['ms']:.3f}", spread, f"{row['gb_per_second']:,.1f}", rate, share
-        )
-    console.print(table)
+    headings = ("kernel", "implementation", "ms (median)", "p20 - p80", "GB/s", "TFLOP/s", "of the bound")
+    print_table(title, headings, map(_cells, rows), text_columns=2)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    names = row["workload"], row["name"]
+    if not row["correct"]:
+        return *names, "wrong", "-", "-", "-", "-"
+    return (
+        *names,
+        f"{row['ms']:.3f}",
+        f"{row['ms_p20']:.3f} - {row['ms_p80']:.3f}",
+        f"{row['gb_per_second']:,.1f}",
+        f"{row['tflop_per_second']:.2f}" if row["tflop_per_second"] else "-",
+        f"{row['share_of_bound']:.0%}" if "share_of_bound" in row else "-",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.environment import describe_environment
 
 from .kernel_contenders import Sizes
+from .options import Options, say
 from .records import Record, append_record, build_record
 
-TABLE_WIDTH = 180
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CPU_SIZES = {"batch": 2, "heads": 3, "head_dim": 64}
 """Where speed is not the point: DeiT-Ti's width."""
@@ -23,24 +23,23 @@ CPU_SIZES = {"batch": 2, "heads": 3, "head_dim": 64}
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures or compiles, shows; ValueError for wrong use."""
-    options = _parser().parse_args(arguments)
-    console = Console(width=max(TABLE_WIDTH, Console().width))
+    options = parse_arguments(_parser(), arguments)
     if options.write and options.resources != "all":
         raise ValueError("--write belongs to --resources all: the budget file holds every architecture")
     if options.budget:
         from .kernel_resources import budget_markdown
 
-        Console(soft_wrap=True).print(budget_markdown(), markup=False, highlight=False)
+        say(budget_markdown())
         return 0
     if options.speed_of_light:
         from .speed_of_light import show_speed_of_light
 
-        rows = show_speed_of_light(options.speed_of_light, console)
+        rows = show_speed_of_light(options.speed_of_light)
         record = _model(f"lower bounds on {options.speed_of_light}", bounds=rows)
     elif options.resources:
-        record = _model("resources of compiled kernels", resources=_resources(options, console))
+        record = _model("resources of compiled kernels", resources=_resources(options))
     else:
-        record = _measure(options, console)
+        record = _measure(options)
     if options.json:
         append_record(options.json, record)
     return 0
@@ -51,8 +50,9 @@ def _model(title: str, **found: Any) -> Record:
     return build_record("kernels", title, [], torch.device("cpu"), config={}, **found)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("deit-fast bench kernels", description=__doc__, allow_abbrev=False)
+def _parser() -> Any:
+    name = "deit-fast bench kernels"
+    parser = config_parser(name, "Times the kernels, or counts what is compiled.", usage=f"{name} [options]")
     parser.add_argument("--kernels", default="", help="some of them, with commas between; default: all")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where there is one"
@@ -76,19 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _resources(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _resources(options: Options) -> dict[str, Any]:
     from .kernel_resources import architectures, kernel_resources, save_budget, show_resources
 
     chosen = architectures(options.resources)
-    with console.status("compiling") as status:
+    with Console().status("compiling") as status:
         rows = kernel_resources(chosen, lambda what: status.update(f"compiling {what}"))
-    show_resources(rows, console)
+    show_resources(rows)
     if options.write:
         save_budget(rows)
     return rows
 
 
-def _measure(options: argparse.Namespace, console: Console) -> Record:
+def _measure(options: Options) -> Record:
     from .kernels import fastest, measure_kernels, show_kernels
 
     device = options.device
@@ -104,8 +104,8 @@ def _measure(options: argparse.Namespace, console: Console) -> Record:
     environment = describe_environment(torch.device(device))
     title = f"forward + backward, batch {sizes.batch}, {sizes.tokens} tokens, {sizes.heads} heads, {options.dtype}, "
     title += str(environment["device"] if device == "cuda" else environment["cpu"])
-    show_kernels(rows, title, console)
+    show_kernels(rows, title)
     if device == "cpu":
-        console.print("On a CPU only the reference is timed, to test the command; what counts is measured on a GPU.")
+        say("On a CPU only the reference is timed, to test the command; what counts is measured on a GPU.")
     config = {"sizes": asdict(sizes), "dtype": options.dtype}
     return build_record("kernels", title, rows, torch.device(device), config=config, fastest=fastest(rows))

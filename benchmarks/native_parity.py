@@ -17,6 +17,7 @@ from deit_fast.dali_pipelines.rand_augment import level_to_argument
 
 from .parity import TIMM_NAMES, pillow_three_augment, square_photographs, timm_rand_augment
 from .photographs import photographs
+from .table import markdown
 
 MAGNITUDES = (0.7, 3.3, 8.5, 9.0, 9.7)
 BLUR_RADII = (0.1, 0.3, 0.7, 1.0, 1.37, 1.8, 2.0)
@@ -109,6 +110,5 @@ def table(size_px: int = 224) -> list[Parity]:
 
 def markdown_table(rows: list[Parity]) -> str:
     """The table of docs/native.md, operation by operation."""
-    lines = ["| against timm on Pillow | equal values | largest difference |", "|---|---|---|"]
-    lines += [f"| {row.name} | {100 * row.exact:.4f} % of {row.values:,} | {row.max_difference} |" for row in rows]
-    return "\n".join(lines)
+    cells = [(row.name, f"{100 * row.exact:.4f} % of {row.values:,}", str(row.max_difference)) for row in rows]
+    return markdown(("against timm on Pillow", "equal values", "largest difference"), cells)

@@ -17,12 +17,28 @@ from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_files import ImageFiles
 from deit_fast.dali_pipelines.image_set import ImageSet
 
+from .comparable import Allowed, check_allowed
 from .steady_program import SteadyProgram
 
 NUM_CLASSES = 1000
 """What the official code takes for granted of a folder of images."""
 ANNOUNCED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID")
 """Variables by which it would think itself one of many processes."""
+ALLOWED: Allowed = {
+    "data.repeats_placement": ("official",),
+    "model.drop_path_schedule": ("linear",),
+    "model.drop_path_mode": ("independent",),
+    "augment.policy": ("rand",),
+    "augment.geometry": ("exact",),
+    "augment.color_jitter": (0.0,),
+    "augment.crop": ("resized",),
+    "augment.crop_scale_min": (0.08,),
+    "augment.flip_probability": (0.5,),
+    "loss.cosub": (False,),  # its form is that of bce, whatever loss.label is
+    "distill.soft_normalization": ("official",),
+    "runtime.accumulate_steps": (1,),
+}
+"""What main.py does, where it has no argument for it."""
 
 
 def official_contender(
@@ -70,16 +86,13 @@ def check_comparable(config: Config, images: ImageSet) -> None:
     """ValueError, naming the key, where the official program would do something else than we."""
     if not isinstance(images, ImageFiles):
         raise ValueError(f"--against deit reads image folders; data.path {config.data.path} is none")
-    if config.augment.policy != "rand":
-        raise ValueError(f"--against deit: augment.policy {config.augment.policy} is not compared; use rand")
-    if config.runtime.accumulate_steps > 1:
-        raise ValueError("--against deit: main.py does not accumulate; use --runtime.accumulate_steps 1")
+    check_allowed("deit", config, ALLOWED)
 
 
 def official_arguments(config: Config, workers: int) -> list[str]:
     """main.py's arguments for a configuration of ours."""
     model, augment, mix, distill, optim = config.model, config.augment, config.mix, config.distill, config.optim
-    values: dict[str, object] = {
+    values = {
         "data-path": Path(config.data.path).resolve(),
         "device": "cpu",
         "num_workers": workers,
@@ -88,10 +101,14 @@ def official_arguments(config: Config, workers: int) -> list[str]:
         "input-size": model.image_size_px,
         "drop-path": model.drop_path_rate,
         "aa": augment.rand_augment,
+        "reprob": augment.erase_probability,
+        "remode": augment.erase_mode,
+        "recount": augment.erase_count,
         "mixup": mix.mixup_alpha,
         "cutmix": mix.cutmix_alpha,
+        "mixup-prob": mix.probability,
+        "mixup-switch-prob": mix.switch_probability,
         "smoothing": mix.label_smoothing,
-        "reprob": augment.erase_probability,
         "distillation-type": distill.kind,
         "distillation-alpha": distill.alpha,
         "distillation-tau": distill.temperature,
@@ -99,10 +116,16 @@ def official_arguments(config: Config, workers: int) -> list[str]:
         "opt": optim.name,
         "lr": optim.lr,
         "weight-decay": optim.weight_decay,
+        "clip-grad": optim.clip_grad_norm,
+        "model-ema-decay": optim.ema_decay,
         "seed": config.runtime.seed,
     }
-    switches = ["--no-pin-mem", "--model-ema" if optim.ema_decay is not None else "--no-model-ema"]
-    return [*(f"--{name}={value}" for name, value in values.items()), *switches]
+    switches = ["--no-pin-mem"]
+    if optim.ema_decay is None:
+        switches.append("--no-model-ema")
+    if config.loss.label == "bce":
+        switches.append("--bce-loss")
+    return [*(f"--{name}={value}" for name, value in values.items() if value is not None), *switches]
 
 
 def write_teacher(name: str, folder: Path) -> Path:

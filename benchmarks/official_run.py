@@ -1,4 +1,4 @@
-"""The process in which the official main.py runs: `python -m deit_fast.benchmarks.official_run DIR -- ARGUMENTS`.
+"""Runs the official main.py: `python -m deit_fast.benchmarks.official_run DIR --warm-up-steps N [--bf16] ARGUMENTS`.
 
 It trains as its authors wrote it, and stands still between two turns, as steady_program.py wants it: each line on
 standard input, a number of steps, lets that many through. What main.py prints goes to standard error.

@@ -31,6 +31,7 @@ from deit_fast.dali_pipelines.three_augment import THREE_AUGMENT_OPERATIONS
 from deit_fast.dali_pipelines.train_augment import TrainAugment
 
 from .photographs import photographs
+from .table import markdown
 
 Geometry = Literal["exact", "bilinear"]
 MAGNITUDES = (3.3, 9.0)
@@ -193,13 +194,10 @@ def parity_rows(size_px: int) -> Iterator[Parity]:
 
 def markdown_table(rows: list[Parity]) -> str:
     """The table of docs/parity.md."""
-    lines = [
-        "| operation | setting | `augment.geometry` | exact | within 1 | mean difference | largest |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row.operation} | {row.setting} | {row.geometry} | {100 * row.exact:.2f} % | {100 * row.within_one:.2f} % "
-        f"| {row.mean:.4f} | {row.largest} |"
+    headings = ("operation", "setting", "`augment.geometry`", "exact", "within 1", "mean difference", "largest")
+    cells = [
+        (row.operation, row.setting, row.geometry, f"{100 * row.exact:.2f} %", f"{100 * row.within_one:.2f} %",
+         f"{row.mean:.4f}", str(row.largest))
         for row in rows
-    ]
-    return "\n".join(lines)
+    ]  # fmt: skip
+    return markdown(headings, cells, text_columns=3)

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     graph = list(parity.parity_rows(size))
     say(parity.markdown_table(graph))
     native = native_parity.table(size) if plugin.is_available() else []
-    say(f"\n{plugin.describe()}\n")
+    say(f"{plugin.describe()}\n")
     if native:
         say(native_parity.markdown_table(native))
     if options.json:

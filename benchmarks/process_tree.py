@@ -23,23 +23,19 @@ class Process(NamedTuple):
     """User and system time, its ended children's included."""
 
 
-def cpu_seconds() -> float:
-    """CPU time of this process and all below it, those that have ended included.
-
-    Linux tells it in microseconds for ourselves, in 1/100 s for others that live.
-    """
-    return _own_seconds() + _seconds_below()
-
-
 class Stopwatch:
-    """Wall and CPU time of what comes between its making and `read`; its own walks through /proc are in neither."""
+    """Wall and CPU time between its making and `read`, of this process and all below it, the ended ones included.
+
+    Linux tells CPU time in microseconds for ourselves, in 1/100 s for others that live. Its own walks through
+    /proc are in neither.
+    """
 
     def __init__(self) -> None:
         self.cpu_below = _seconds_below()
         self.cpu_own, self.wall = _own_seconds(), time.perf_counter()
 
     def read(self) -> tuple[float, float]:
-        """Seconds by the wall's clock, and of CPU time by `cpu_seconds`."""
+        """Seconds by the wall's clock, and of CPU time."""
         wall, cpu_own = time.perf_counter() - self.wall, _own_seconds() - self.cpu_own
         return wall, cpu_own + _seconds_below() - self.cpu_below
 

@@ -62,10 +62,10 @@ def read_records(path: str) -> list[Record]:
         raise ValueError(f"{path} is not there; `deit-fast bench loader --json {path}` would write it")
     records = []
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
-            if not line.strip():
-                continue
             if record["schema"] != SCHEMA or "rows" not in record:
                 raise KeyError
         except (json.JSONDecodeError, KeyError, TypeError) as error:

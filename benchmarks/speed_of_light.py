@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
 from deit_fast.gpus import GPUS, Gpu
 from deit_fast.kernels.cases import Case, all_cases
 from deit_fast.kernels.resources import compile_ahead, disassemble, executed, mma_flops
+
+from .options import say
+from .table import print_table
+
+HEADINGS = ("launch", "bytes", "operations", "MB", "GFLOP", "HBM us", "MMA us", "issue us", "special us", "bound")
 
 
 @dataclass(frozen=True)
@@ -58,45 +60,27 @@ def bounds(case: Case, chip: Chip) -> dict[str, float]:
     }
 
 
-def show_speed_of_light(name: str, console: Console) -> list[dict[str, object]]:
+def show_speed_of_light(name: str) -> list[dict[str, object]]:
     """Prints the table; returns its rows. ValueError for an unknown GPU."""
     if name not in CHIPS:
         raise ValueError(f"--speed-of-light takes {', '.join(CHIPS)}, got {name}")
     chip = CHIPS[name]
     gpu = chip.gpu
     title = f"Lower bounds on {gpu.name} for DeiT-B, batch 256: a model, not measured"
-    table = Table(title=title, title_justify="left")
-    for heading in (
-        "launch",
-        "bytes",
-        "MB",
-        "operations",
-        "GFLOP",
-        "HBM us",
-        "MMA us",
-        "issue us",
-        "special us",
-        "bound",
-    ):
-        table.add_column(
-            heading, justify="left" if heading in ("launch", "bytes", "operations") else "right", no_wrap=True
-        )
     rows: list[dict[str, object]] = []
+    cells = []
     for case in all_cases():
         limits = bounds(case, chip)
         bound = max(limits, key=lambda limit: limits[limit])
-        table.add_row(
-            case.name, case.bytes_formula, f"{case.bytes / 1e6:,.1f}", case.flops_formula, f"{case.flops / 1e9:,.1f}",
-            *(f"{value:,.1f}" for value in limits.values()), f"{bound} {limits[bound]:,.1f}",
-        )  # fmt: skip
+        figures = [case.bytes / 1e6, case.flops / 1e9, *limits.values()]
+        names = case.name, case.bytes_formula, case.flops_formula
+        cells.append([*names, *(f"{figure:,.1f}" for figure in figures), f"{bound} {limits[bound]:,.1f}"])
         rows.append({"launch": case.name, "bytes": case.bytes, "flops": case.flops, "bound": bound, **limits})
-    console.print(table)
+    print_table(title, HEADINGS, cells, text_columns=3)
     cycles = f"{chip.multiprocessors} x {chip.clock_hz / 1e9:.2f} GHz"
-    console.print(
+    say(
         f"u = 2 B N C bytes, one bf16 pass (fp32: 4). HBM = bytes / {gpu.memory_bytes_per_second / 1e12:.2f} TB/s; "
         f"MMA = executed products / {gpu.half_flops / 1e12:,.0f} TFLOP/s; issue = warp instructions / (4 x {cycles}); "
-        f"special = MUFU / (0.5 x {cycles}); bound = the largest. A model: nothing was run.",
-        highlight=False,
-        soft_wrap=True,
+        f"special = MUFU / (0.5 x {cycles}); bound = the largest. A model: nothing was run."
     )
     return rows

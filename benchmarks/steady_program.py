@@ -14,9 +14,17 @@ import subprocess
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from .timing import Turn
+
+
+class Report(TypedDict):
+    """What a program says of a turn: its images, its wall seconds, and those of parts of it."""
+
+    images: int
+    seconds: float
+    parts: dict[str, float]
 
 
 class SteadyProgram:
@@ -33,8 +41,8 @@ class SteadyProgram:
         self.environment = dict(os.environ)
         self.log = Path(folder.name, "log.txt")
         self.process: subprocess.Popen[str] | None = None
-        self.parts: dict[str, float] = {}
-        """Wall seconds of the last turn, `whole`, and of its parts, as the program says them."""
+        self.reports: list[Report] = []
+        """Of each turn."""
 
     def __call__(self) -> Turn:
         """RuntimeError with the program's last words, if it does not start."""
@@ -65,16 +73,16 @@ class SteadyProgram:
         print(self.steps, file=self.process.stdin, flush=True)
         report = self._report(self.process)
         os.killpg(self.process.pid, signal.SIGSTOP)
+        self.reports.append(report)
         return report["images"]
 
-    def _report(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+    def _report(self, process: subprocess.Popen[str]) -> Report:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             said = self.log.read_text().strip().splitlines() or ["it said nothing"]
             raise RuntimeError(f"{self.name} ended: {said[-1]}")
-        report = json.loads(line)
-        self.parts = {**report["parts"], "whole": report["seconds"]}
+        report: Report = json.loads(line)
         return report
 
 

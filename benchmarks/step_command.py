@@ -9,15 +9,13 @@ from deit_fast.config_file import config_as_dict
 from deit_fast.distributed import Ranks, process_group
 from deit_fast.tuned import apply_first_ranks_tuned
 
-from .assembled import Assembled, assemble
+from .assembled import assemble
 from .memory import MemoryMeter
 from .options import MANY_STEPS, Options, measuring_parser, parse_measuring, publish, say
 from .records import build_record, rows_of
 from .step import CLASSES, WHOLE, WHOLE_CACHED, batch_of, step_works
-from .step_verdict import as_record, judge, lines, step_stages
-from .timing import OURS, Contender, Timing, Timings
+from .step_verdict import as_record, by_teacher, judge, lines, step_stages
 from .timm_step import TIMM, timm_works
-from .verdict import Teacher
 from .work import MATRIX, matrix_work, time_work
 
 
@@ -44,8 +42,8 @@ def measure_step(config: Config, ranks: Ranks, options: Options) -> None:
     works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
     meter = MemoryMeter(ranks.device)
     timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)
-    verdicts = judge(whole_steps(timings, parts), step_stages(timings), parts)
-    title = f"step on synthetic images, {config.model.name}, batch {config.runtime.batch_size_per_device}"
+    verdicts = judge(by_teacher(timings, parts, WHOLE, WHOLE_CACHED), step_stages(timings), parts)
+    title = f"step on synthetic images, {parts.described}, batch {config.runtime.batch_size_per_device}"
     record = build_record(
         "step", title, rows_of(timings), ranks.device, config=config_as_dict(config), **as_record(verdicts, parts)
     )
@@ -53,12 +51,3 @@ def measure_step(config: Config, ranks: Ranks, options: Options) -> None:
     if ranks.is_main:
         for line in lines(verdicts, ranks.device.type):
             say(line)
-
-
-def whole_steps(timings: Timings, parts: Assembled) -> dict[Teacher, Timing]:
-    """The whole steps by how the teacher answers in them."""
-    first: Teacher = "absent" if parts.config.distill.kind == "none" else "live"
-    found: dict[Teacher, Timing] = {first: timings[Contender(WHOLE, OURS)]}
-    if (cached := timings.get(Contender(WHOLE_CACHED, OURS))) is not None:
-        found["cached"] = cached
-    return found

@@ -17,6 +17,15 @@ def step_stages(timings: Timings, lane: str = "device") -> list[Stage]:
     return [Stage(name, lane, timing.wall_ms) for name, timing in parts.items() if timing is not None]
 
 
+def by_teacher(timings: Timings, parts: Assembled, name: str, cached_name: str) -> dict[Teacher, Timing]:
+    """What was timed whole, by how the teacher answers in it: our `name`, and `cached_name` where there is one."""
+    first: Teacher = "absent" if parts.config.distill.kind == "none" else "live"
+    found: dict[Teacher, Timing] = {first: timings[Contender(name, OURS)]}
+    if (cached := timings.get(Contender(cached_name, OURS))) is not None:
+        found["cached"] = cached
+    return found
+
+
 def judge(measured: dict[Teacher, Timing], stages: list[Stage], parts: Assembled) -> dict[Teacher, Verdict]:
     """A verdict for each way that the teacher answers; without a teacher running, its stage is left out."""
     verdicts: dict[Teacher, Verdict] = {}

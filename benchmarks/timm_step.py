@@ -28,11 +28,21 @@ from deit_fast.teacher import full_name
 from deit_fast.variants import DEIT_VARIANTS
 
 from .assembled import Assembled
+from .comparable import Allowed, check_allowed
 from .step import WHOLE
 from .timing import Contender
 from .work import Work, synchronised
 
 TIMM = "timm"
+ALLOWED: Allowed = {
+    "model.drop_path_schedule": ("linear",),
+    "model.drop_path_mode": ("independent",),
+    "loss.cosub": (False,),
+    "distill.kind": ("hard", "none"),
+    "optim.clip_grad_norm": (None,),
+    "runtime.accumulate_steps": (1,),
+}
+"""The loop below has no form of anything else."""
 
 
 def timm_works(parts: Assembled, batch: Batch) -> dict[Contender, Work]:
@@ -46,15 +56,9 @@ def timm_works(parts: Assembled, batch: Batch) -> dict[Contender, Work]:
 
 def check_comparable(parts: Assembled) -> None:
     """ValueError, naming the key, where the loop below would do something else than our step."""
-    config = parts.config
     if parts.ranks.world_size > 1:
         raise ValueError("--against timm is measured in one process: leave torchrun away")
-    if config.loss.cosub:
-        raise ValueError("--against timm has no form of loss.cosub; use --loss.cosub false")
-    if config.distill.kind == "soft":
-        raise ValueError("--against timm has no form of distill.kind soft; use --distill.kind hard or none")
-    if config.runtime.accumulate_steps > 1:
-        raise ValueError("--against timm does not accumulate; use --runtime.accumulate_steps 1")
+    check_allowed("timm", parts.config, ALLOWED)
 
 
 def timm_student(config: Config, num_classes: int) -> nn.Module:

@@ -19,11 +19,10 @@ from .options import Options, measuring_parser, parse_measuring, publish, say
 from .records import build_record, rows_of
 from .stalls import scaling, scaling_lines, stall, stall_lines
 from .step import batch_of, step_works
-from .step_verdict import as_record, judge, lines, step_stages
-from .timing import OURS, Contender, Timing, Timings
+from .step_verdict import as_record, by_teacher, judge, lines, step_stages
+from .timing import OURS, Contender
 from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
-from .train_peers import official_programs, parse_against, shares
-from .verdict import Teacher
+from .train_peers import official_programs, parse_against, share_lines, shares
 from .work import MATRIX, Work, matrix_work, time_work
 
 DEFAULT_STEPS = {"cpu": 2, "cuda": 50}
@@ -72,11 +71,11 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
 
     lanes = ("cores", "cores") if ranks.device.type == "cpu" else ("loader", "device")
     stages = loader_stages(timings, lanes[0]) + step_stages(timings, lanes[1])
-    verdicts = judge(measured(timings, parts), stages, parts)
+    verdicts = judge(by_teacher(timings, parts, END_TO_END, END_TO_END_CACHED), stages, parts)
     stalls = {name: stall(run.wait_seconds, timings, name) for name, run in runs.items()}
     record = build_record(
         "train",
-        f"{config.model.name} from JPEG to updated weights, batch {config.runtime.batch_size_per_device} x "
+        f"{parts.described}, from JPEG to updated weights, batch {config.runtime.batch_size_per_device} x "
         f"{ranks.world_size}: {source}",
         rows_of(timings),
         ranks.device,
@@ -85,11 +84,12 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
         scaling=scaling(timings, ranks),
         stalls=stalls,
         bytes_per_image=bytes_per_image(images),
-        official_shares=shares(programs),
+        official_shares=shares(programs, options.turns),
     )
     publish(record, timings, ranks, options)
     if ranks.is_main:
-        for line in [*lines(verdicts, ranks.device.type), *stall_lines(stalls), *scaling_lines(record["scaling"])]:
+        said = [*lines(verdicts, ranks.device.type), *stall_lines(stalls), *scaling_lines(record["scaling"])]
+        for line in [*said, *share_lines(record["official_shares"])]:
             say(line)
 
 
@@ -110,12 +110,3 @@ def end_to_end_works(parts: Assembled, images: ImageSet, steps: int) -> tuple[Ru
             _, work = end_to_end(parts, by_itself(ranks), images, cached=False, steps=steps, lead_in=lead_in)
             works[ALONE] = work._replace(on_one_device=True)
     return runs, {Contender(name, OURS): work for name, work in works.items()}
-
-
-def measured(timings: Timings, parts: Assembled) -> dict[Teacher, Timing]:
-    """The whole by how the teacher answers."""
-    first: Teacher = "absent" if parts.config.distill.kind == "none" else "live"
-    found: dict[Teacher, Timing] = {first: timings[Contender(END_TO_END, OURS)]}
-    if (cached := timings.get(Contender(END_TO_END_CACHED, OURS))) is not None:
-        found["cached"] = cached
-    return found

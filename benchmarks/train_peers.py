@@ -12,6 +12,7 @@ from .timing import Contender
 from .train import END_TO_END
 
 Programs = dict[Contender, SteadyProgram]
+Shares = dict[str, dict[str, float]]
 OFFICIAL, OFFICIAL_BF16 = "deit main.py", "deit main.py, bf16 autocast added"
 
 
@@ -38,9 +39,22 @@ def official_programs(directory: str, config: Config, ranks: Ranks, images: Imag
     }
 
 
-def shares(programs: Programs) -> dict[str, dict[str, float]]:
-    """Of each program's last turn: its parts' shares of the wall time, by its own clock; the student has the rest."""
-    return {
-        contender.name: {part: seconds / program.parts["whole"] for part, seconds in program.parts.items()}
-        for contender, program in programs.items()
-    }
+def shares(programs: Programs, turns: int) -> Shares:
+    """Of each program's last `turns` turns, by its own clock: its parts' shares of the wall time; the student has the
+    rest."""
+    found: Shares = {}
+    for contender, program in programs.items():
+        reports = program.reports[-turns:]
+        whole = sum(report["seconds"] for report in reports)
+        found[contender.name] = {
+            part: sum(report["parts"][part] for report in reports) / whole for part in reports[0]["parts"]
+        }
+    return found
+
+
+def share_lines(shares: Shares) -> list[str]:
+    """In words."""
+    return [
+        f"{name}: {', '.join(f'{part} {share:.0%}' for part, share in parts.items())} of the time"
+        for name, parts in shares.items()
+    ]

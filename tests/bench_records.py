@@ -1,81 +1,66 @@
-"""Records as `deit-fast bench` writes them (docs/benchmarks.md), for tests of what reads them."""
+"""Records as `deit-fast bench` writes them (docs/benchmarks.md), for tests of what reads them: the figures are made up,
+all else is the benchmarks' own."""
 
 import numpy as np
+import torch
 
-from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND, projected_days
+from deit_fast.benchmarks.kernel_contenders import Contest
+from deit_fast.benchmarks.kernels import kernel_row
+from deit_fast.benchmarks.memory import PeakMemory
+from deit_fast.benchmarks.records import build_record, rows_of
+from deit_fast.benchmarks.timing import Contender, Timing
+from deit_fast.benchmarks.verdict import Stage, reach_verdict
+from deit_fast.gpus import GPUS
 
-REQUIRED_PER_DEVICE = REQUIRED_IMAGES_PER_SECOND / 8
-
-
-def row(workload, name, speeds, *, cpu_ms=1.0, images=64, tflops=None, peak=None, steps=False, memory=None):
-    """A row of the contract from the images/s of its turns. tflops: of an image; peak: TFLOP/s of all devices."""
-    p20, median, p80 = np.percentile(speeds, (20, 50, 80)).tolist()
-    ms = np.percentile([1e3 * images / speed for speed in speeds], (50, 95, 99)).tolist() if steps else [None] * 3
-    return {
-        "workload": workload,
-        "name": name,
-        "images_per_second": median,
-        "images_per_second_p20": p20,
-        "images_per_second_p80": p80,
-        "images_per_second_min": min(speeds),
-        "images_per_second_max": max(speeds),
-        "cpu_ms_per_image": cpu_ms,
-        "cores_per_1000_images_per_second": cpu_ms,
-        "step_ms_p50": ms[0],
-        "step_ms_p95": ms[1],
-        "step_ms_p99": ms[2],
-        "mfu": median * tflops / peak if tflops and peak else None,
-        "tflops_per_image": tflops,
-        "peak_memory_bytes": memory or {"torch": None, "dali": None, "process": 2 * 2**30},
-        "warm_up_turns": 1,
-        "turns": len(speeds),
-        "images_per_turn": images,
-        "turn_images_per_second": list(speeds),
-        "turn_cpu_ms_per_image": [cpu_ms] * len(speeds),
-    }
+DEIT_B = "deit_base_distilled_patch16_224"
+TFLOPS_PER_IMAGE, PEAK_TFLOPS = 0.1376, 138.0
+"""Of a step with its teacher; of all devices."""
+STAGES = (
+    Stage("teacher forward", "device", 1.25), Stage("student forward", "device", 0.32),
+    Stage("student backward", "device", 0.62),
+)  # fmt: skip
 
 
-def verdict(images_per_second, *, devices=8, model="deit_base_distilled_patch16_224", **more):
+def row(workload, name, speeds, *, cpu_ms=1.0, images=64, tflops=None, steps=False, memory=None):
+    """A row from the images/s of its turns. tflops: of an image; steps: each turn is one; memory: bytes by part."""
+    seconds = [images / speed for speed in speeds]
+    timing = Timing(
+        [images] * len(speeds),
+        seconds,
+        [] if cpu_ms is None else [cpu_ms * images / 1e3] * len(speeds),
+        step_seconds=seconds if steps else [],
+        memory=PeakMemory(**memory or {"process": 2 * 2**30}),
+        warm_up_turns=1,
+        flops_per_image=tflops and 1e12 * tflops,
+        peak_flops=tflops and 1e12 * PEAK_TFLOPS,
+    )
+    (made,) = rows_of({Contender(workload, name): timing})
+    return made
+
+
+def verdict(images_per_second, *, devices=8, model=DEIT_B):
     """The budget's verdict on a speed of all devices together."""
-    return {
-        "required_images_per_second": REQUIRED_IMAGES_PER_SECOND,
-        "required_per_device": REQUIRED_PER_DEVICE,
-        "measured_images_per_second": images_per_second,
-        "measured_per_device": images_per_second / devices,
-        "devices": devices,
-        "margin": images_per_second / REQUIRED_IMAGES_PER_SECOND,
-        "projected_days": projected_days(images_per_second),
-        "teacher": "live",
-        "limiting_stage": "teacher forward",
-        "next_limiting_stage": "student backward",
-        "mfu": 0.41,
-        "days_at_half_of_peak": 2.5,
-        "model": model,
-        "is_budget_model": model.startswith("deit_base"),
-        **more,
-    }
+    return reach_verdict(
+        images_per_second, devices=devices, teacher="live", stages=STAGES, flops_per_image=1e12 * TFLOPS_PER_IMAGE,
+        peak_flops=1e12 * PEAK_TFLOPS, model=model, image_size_px=224,
+    ).as_dict()  # fmt: skip
 
 
 def record(bench, rows, *, time="2026-11-25T02:00:00+00:00", title=None, verdict=None, **environment):
     """One JSON line."""
-    return {
-        "schema": 1,
-        "bench": bench,
-        "time": time,
-        "title": title or f"{bench} of a test",
-        "rows": rows,
-        "verdict": verdict,
-        "config": {"model": {"name": "deit_base_distilled_patch16_224"}},
-        "environment": {
-            "deit_fast": "0.1.0",
-            "commit": "abc1234",
-            "packages": {"torch": "2.14.1", "nvidia-dali-cuda120": "2.4.0"},
-            "device": "Made-up GPU",
-            "cpu": "Made-up CPU",
-            "cpu_cores": 2,
-            **environment,
-        },
+    made = build_record(
+        bench, title or f"{bench} of a test", rows, torch.device("cpu"), config={"model": {"name": DEIT_B}},
+        verdict=verdict,
+    )  # fmt: skip
+    machine = {
+        "deit_fast": "0.1.0",
+        "commit": "abc1234",
+        "packages": {"torch": "2.14.1", "nvidia-dali-cuda120": "2.4.0"},
+        "device": "Made-up GPU",
+        "cpu": "Made-up CPU",
+        "cpu_cores": 2,
     }
+    return made | {"time": time, "environment": machine | environment}
 
 
 def step_record(scale=1.0, **more):
@@ -84,11 +69,11 @@ def step_record(scale=1.0, **more):
     gib = {"torch": 22 * 2**30, "dali": 3 * 2**30, "process": 9 * 2**30}
 
     def part(name, speed, tflops=None):
-        return row(name, "deit_fast", (spread * speed).tolist(), tflops=tflops, peak=138.0, memory=gib)
+        return row(name, "deit_fast", (spread * speed).tolist(), tflops=tflops, memory=gib)
 
     def whole(name, speed):
         speeds = (spread * speed).tolist()
-        return row(name, "deit_fast", speeds, images=2048, tflops=0.1376, peak=138.0, steps=True, memory=gib)
+        return row(name, "deit_fast", speeds, images=2048, tflops=TFLOPS_PER_IMAGE, steps=True, memory=gib)
 
     rows = [
         part("mixing", 50000.0),
@@ -123,11 +108,12 @@ def loader_record(scale=1.0, **more):
 
 def kernels_record():
     """Two kernels, one of them by two implementations."""
+    gpu = GPUS["h100"]
+    attention = Contest("attention", None, ("triton", "reference"), {}, (), bytes=372_000_000, flops=65_100_000_000)
+    add_norm = Contest("add_norm", None, ("triton",), {}, (), bytes=1)
     rows = [
-        {"kernel": "attention", "backend": "triton", "correct": True, "turns": 20, "ms": 0.31, "ms_p20": 0.30,
-         "ms_p80": 0.33, "gb_per_second": 1200.0, "tflop_per_second": 210.0, "share_of_bound": 0.6},
-        {"kernel": "attention", "backend": "reference", "correct": True, "turns": 20, "ms": 1.2, "ms_p20": 1.1,
-         "ms_p80": 1.3, "gb_per_second": 310.0, "tflop_per_second": 54.0, "share_of_bound": 0.15},
-        {"kernel": "add_norm", "backend": "triton", "correct": False},
-    ]  # fmt: skip
+        kernel_row(attention, "triton", [0.30e-3, 0.31e-3, 0.33e-3], gpu, batch=256),
+        kernel_row(attention, "reference", [1.1e-3, 1.2e-3, 1.3e-3], gpu, batch=256),
+        kernel_row(add_norm, "triton", None, gpu, batch=256),
+    ]
     return record("kernels", rows, device="NVIDIA H100 80GB HBM3")

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from layouts import WNIDS, small_jpegs
 
 from deit_fast.benchmarks.photographs import write_photographs
 from deit_fast.digits import write_digits
@@ -44,6 +45,24 @@ def few_digits(digits, tmp_path_factory):
 def photographs(tmp_path_factory):
     """60 ImageNet-like JPEGs in train/ and val/, of several shapes."""
     return write_photographs(tmp_path_factory.mktemp("photographs") / "photographs", 60)
+
+
+@pytest.fixture(scope="session")
+def jpegs():
+    """The bytes of 12 small JPEGs."""
+    return small_jpegs(12)
+
+
+@pytest.fixture(scope="session")
+def imagefolder(jpegs, tmp_path_factory):
+    """Three classes of 3 training images and 1 for validation."""
+    root = tmp_path_factory.mktemp("imagefolder")
+    for i, jpeg in enumerate(jpegs):
+        wnid, split = WNIDS[i % 3], "train" if i < 9 else "val"
+        name = f"{wnid}_{i}.JPEG" if split == "train" else f"ILSVRC2012_val_{i - 8:08d}.JPEG"
+        (root / split / wnid).mkdir(parents=True, exist_ok=True)
+        (root / split / wnid / name).write_bytes(jpeg)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One data set in every layout that people have, written by other people's tools: tarfile, pyarrow, scipy."""
+"""One data set in every layout that people have, written by other people's tools, and what packs and opens it."""
 
 import io
 import json
@@ -6,9 +6,29 @@ import tarfile
 
 from PIL import Image
 
+from deit_fast.cli import main
+from deit_fast.config import DataConfig
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
+from deit_fast.open_images import open_images
 from deit_fast.packing.pack import PackOptions, join_parts, pack_split
 from deit_fast.packing.pack_source import FolderSource
+
+WNIDS = ("n01440764", "n01443537", "n02105855")
+
+
+def data(*arguments):
+    """`deit-fast data ...`: the exit code."""
+    return main(["data", *map(str, arguments)])
+
+
+def pack(source, output, *arguments):
+    """`deit-fast data pack`, by one worker."""
+    assert data("pack", "--input", source, "--output", output, "--workers", 1, *arguments) == 0
+
+
+def opened(path, split="train"):
+    """The images that `data.path` names."""
+    return open_images(DataConfig(path=str(path)), split)
 
 
 def encode(image, form="JPEG", **options):

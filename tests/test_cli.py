@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from deit_fast.benchmarks.command import VERBS
 from deit_fast.cli import main
 
 MINI = "deit_mini_distilled_patch8_32"
@@ -171,6 +172,14 @@ def test_a_bad_image_stops_with_its_name(capsys, tmp_path, few_digits, options, 
 
 def test_debug_adds_the_traceback(capsys, tmp_path):
     assert main(["train", "--config", "deit_tiny", "--data.path", str(tmp_path / "none"), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_every_bench_knows_debug_and_says_wrong_use_in_one_line(capsys, verb):
+    given = ["a", "b"] if verb == "compare" else []
+    assert "nonsense" in wrong_use(capsys, "bench", verb, *given, "--nonsense", "1")
+    assert main(["bench", verb, *given, "--debug", "--nonsense", "1"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 

@@ -80,6 +80,18 @@ def test_two_files_side_by_side(tmp_path, capsys):
     assert "config:" not in text
 
 
+def test_records_without_turns_are_passed_over(tmp_path, capsys):
+    """`bench parity` times nothing, and its rows have no workload; what was timed before it is compared."""
+    parity = record(100) | {"bench": "parity", "rows": [{"backend": "graph", "operation": "Rotate", "exact": 0.9}]}
+    resources = record(100) | {"rows": []}
+    a = written(tmp_path / "a.jsonl", record(100), parity, resources)
+    assert main(["bench", "compare", a, a]) == 0
+    assert "full recipe" in capsys.readouterr().out
+    only = written(tmp_path / "only.jsonl", parity)
+    assert main(["bench", "compare", only, only]) == 2
+    assert "no timed record of the same bench" in capsys.readouterr().err
+
+
 def test_nested_keys_that_one_side_lacks_differ():
     one, other = record(100), record(100, gpu={"driver_version": "610.1"})
     assert differing_facts(one, other, "environment") == [("gpu.driver_version", None, "610.1")]
@@ -90,7 +102,7 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys):
     other = written(tmp_path / "other.jsonl", record(100) | {"bench": "step"})
     (tmp_path / "broken.jsonl").write_text('{"bench": "loader"}\n')
     for second, message in (
-        (other, "no record of the same bench"),
+        (other, "no timed record of the same bench"),
         (str(tmp_path / "missing.jsonl"), "missing.jsonl is not there"),
         (str(tmp_path / "broken.jsonl"), "broken.jsonl line 1 is no record"),
     ):

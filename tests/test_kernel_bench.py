@@ -23,7 +23,7 @@ def test_times_every_kernel_on_a_cpu(tmp_path, capsys):
     arguments = ["bench", "kernels", "--device", "cpu", "--no-compile", "--turns", "2", "--batch", "2", "--tokens", "9"]
     assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
     record = rows_of(tmp_path / "rows.jsonl")
-    assert {row["kernel"] for row in record["rows"]} == {
+    assert {row["workload"] for row in record["rows"]} == {
         "attention", "distill_loss", "batch_prep", "add_norm", "gelu_bias",
     }  # fmt: skip
     assert all(row["correct"] and row["ms_p20"] <= row["ms"] <= row["ms_p80"] for row in record["rows"])
@@ -35,7 +35,7 @@ def test_times_every_kernel_on_a_cpu(tmp_path, capsys):
 def test_times_what_torch_compiles(tmp_path):
     arguments = ["bench", "kernels", "--device", "cpu", "--turns", "2", "--kernels", "gelu_bias", "--dtype", "fp32"]
     assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
-    assert {row["backend"] for row in rows_of(tmp_path / "rows.jsonl")["rows"]} == {"reference", "torch.compile"}
+    assert {row["name"] for row in rows_of(tmp_path / "rows.jsonl")["rows"]} == {"reference", "torch.compile"}
 
 
 def test_a_wrong_kernel_is_not_timed():
@@ -48,10 +48,10 @@ def test_a_wrong_kernel_is_not_timed():
 
 def test_the_fastest_correct_one_is_chosen():
     rows = [
-        {"kernel": "attention", "backend": "sdpa", "correct": True, "ms": 2.0},
-        {"kernel": "attention", "backend": "triton", "correct": False},
-        {"kernel": "add_norm", "backend": "triton", "correct": True, "ms": 2.0},
-        {"kernel": "add_norm", "backend": "torch.compile", "correct": True, "ms": 1.0},
+        {"workload": "attention", "name": "sdpa", "correct": True, "ms": 2.0},
+        {"workload": "attention", "name": "triton", "correct": False},
+        {"workload": "add_norm", "name": "triton", "correct": True, "ms": 2.0},
+        {"workload": "add_norm", "name": "torch.compile", "correct": True, "ms": 1.0},
     ]
     assert fastest(rows) == {"attention": "sdpa", "add_norm": "reference"}
 

@@ -18,10 +18,13 @@ import torch
 from PIL import Image, ImageOps
 
 from deit_fast.benchmarks import official_patches
+from deit_fast.benchmarks.comparable import as_option
 from deit_fast.benchmarks.official import official_arguments, official_contender
 from deit_fast.benchmarks.official_run import Shares, in_turns
-from deit_fast.benchmarks.process_tree import cpu_seconds
+from deit_fast.benchmarks.process_tree import Stopwatch
 from deit_fast.benchmarks.steady_program import SteadyProgram
+from deit_fast.benchmarks.timing import Contender
+from deit_fast.benchmarks.train_peers import share_lines, shares
 from deit_fast.config import Config
 from deit_fast.data import open_train_and_val
 
@@ -54,14 +57,14 @@ def test_a_program_works_in_its_turns_only():
     """Its worker burns a core while it may; between turns it gets no CPU time."""
     prepare = program(STAND_IN)
     turn = prepare()
-    before = cpu_seconds()
+    watch = Stopwatch()
     time.sleep(0.5)
-    between = cpu_seconds() - before
+    between = watch.read()[1]
     assert turn() == 24
-    assert prepare.parts == {"loader": 0.05, "whole": 0.1}
-    during = cpu_seconds() - before - between
+    during = watch.read()[1] - between
     assert during >= 0.25 > 3 * between
     assert prepare()() == 24  # the same process goes on
+    assert prepare.reports == [{"images": 24, "seconds": 0.1, "parts": {"loader": 0.05}}] * 2
     group = prepare.process.pid
     prepare.close()
     assert not group_is_alive(group)
@@ -96,6 +99,16 @@ def test_a_program_that_fails_is_quoted():
         program("raise KeyError('teacher')")()
 
 
+def test_shares_are_those_of_the_measured_turns():
+    """The turn to warm up does not count, and a long turn counts for more than a short one."""
+    stand_in = program("")
+    turns = (9.0, 9.0), (1.0, 0.5), (3.0, 0.1)
+    stand_in.reports = [{"images": 8, "seconds": s, "parts": {"loader": 0.0, "teacher": t}} for s, t in turns]
+    found = shares({Contender("end to end", "deit main.py"): stand_in}, turns=2)
+    assert found == {"deit main.py": {"loader": 0.0, "teacher": pytest.approx(0.15)}}
+    assert share_lines(found) == ["deit main.py: loader 0%, teacher 15% of the time"]
+
+
 def test_batches_pass_in_turns():
     """Two to warm up, then as many as each command says; a report follows the last step of a turn, not its batch."""
     batches = ((torch.zeros(4, 3), torch.zeros(4)) for _ in itertools.count())
@@ -114,8 +127,12 @@ def test_patches(monkeypatch):
     monkeypatch.setattr(ImageOps, "posterize", ImageOps.posterize)  # to be put back
     model = timm.models.vision_transformer.VisionTransformer
     monkeypatch.setattr(model, "__init__", model.__init__)
+    monkeypatch.setattr(timm.data.transforms, "_pil_interp", None, raising=False)  # to be taken away afterwards
+    monkeypatch.delattr(timm.data.transforms, "_pil_interp")
     official_patches.posterize_to_no_bits()
     official_patches.pretrained_arguments()
+    official_patches.timm_names()
+    assert timm.data.transforms._pil_interp("bicubic") == Image.Resampling.BICUBIC
     image = Image.effect_noise((8, 8), 99).convert("RGB")
     assert ImageOps.posterize(image, 0).getextrema() == ((0, 0),) * 3
     assert ImageOps.posterize(image, 8).tobytes() == image.tobytes()
@@ -133,12 +150,33 @@ def test_wrong_use_is_named(few_digits, tmp_path):
         official_contender(tmp_path, config, images, workers=1, steps_per_turn=1)
     for name in ("main", "engine", "losses", "utils"):
         (tmp_path / f"{name}.py").touch()
-    three = replace(config, augment=replace(config.augment, policy="three"))
-    with pytest.raises(ValueError, match="augment.policy three"):
-        official_contender(tmp_path, three, images, workers=1, steps_per_turn=1)
+    for key, value in (("augment.policy", "three"), ("loss.cosub", True), ("model.drop_path_mode", "subset")):
+        with pytest.raises(ValueError, match=f"{key} {as_option(value)} is not compared; use --{key}"):
+            official_contender(tmp_path, changed(config, key, value), images, workers=1, steps_per_turn=1)
     with pytest.raises(ValueError, match="data.path"):
         official_contender(tmp_path, config, object(), workers=1, steps_per_turn=1)
-    assert "--drop-path=0.1" in official_arguments(config, 2)
+
+
+def changed(config, key, value):
+    section, name = key.split(".")
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})})
+
+
+def test_the_official_program_is_told_what_we_do():
+    """What changes a step reaches the command line of main.py, and nothing stands there as None."""
+    for key, value, told in (
+        ("model.drop_path_rate", 0.3, "--drop-path=0.3"),
+        ("augment.erase_mode", "const", "--remode=const"),
+        ("augment.erase_count", 3, "--recount=3"),
+        ("mix.probability", 0.5, "--mixup-prob=0.5"),
+        ("mix.switch_probability", 0.1, "--mixup-switch-prob=0.1"),
+        ("loss.label", "bce", "--bce-loss"),
+        ("optim.clip_grad_norm", 1.0, "--clip-grad=1.0"),
+        ("optim.ema_decay", None, "--no-model-ema"),
+    ):
+        assert told in official_arguments(changed(Config(), key, value), 2)
+        assert told not in official_arguments(Config(), 2)
+    assert not any("None" in argument for argument in official_arguments(Config(), 2))
 
 
 @pytest.mark.slow
@@ -159,10 +197,11 @@ def test_the_official_program(photographs):
     prepare = official_contender(
         directory, config, images, workers=1, steps_per_turn=2, warm_up_steps=1, bf16_autocast=True
     )
-    before = cpu_seconds()
+    watch = Stopwatch()
     assert prepare()() == 8
-    assert cpu_seconds() > before
-    assert 0 < prepare.parts["teacher"] < prepare.parts["whole"]
+    assert watch.read()[1] > 0
+    (report,) = prepare.reports
+    assert 0 < report["parts"]["teacher"] < report["seconds"]
     assert Path(prepare.folder.name, "teacher.pth").exists()
     prepare.close()
     assert not Path(prepare.folder.name).exists()

@@ -1,72 +1,33 @@
-"""`data pack` from every layout that people have, read by tarfile, webdataset and Pillow; broken off, and shared."""
+"""`data pack` from every layout that people have, read by tarfile, webdataset and Pillow."""
 
 import io
 import json
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 
 import numpy as np
 import pytest
 from layouts import (
+    WNIDS,
     add,
+    data,
     encode,
+    opened,
+    pack,
     pack_folder,
-    small_jpegs,
     write_devkit,
     write_imagenet_train_tar,
     write_parquet,
 )
 from PIL import Image
 
-from deit_fast.cli import main
-from deit_fast.config import DataConfig
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
-from deit_fast.open_images import find_index, open_images
 from deit_fast.packing.pack import unused_key
 from deit_fast.packing.tar_source import split_key
-
-WNIDS = ("n01440764", "n01443537", "n02105855")
-
-
-def data(*arguments):
-    """`deit-fast data ...`: the exit code."""
-    return main(["data", *map(str, arguments)])
-
-
-def opened(path, split="train"):
-    return open_images(DataConfig(path=str(path)), split)
 
 
 def contents(images):
     """(name of the class, bytes) of each image."""
     return [(images.classes[images.labels[i]], images.feed(i).tobytes()) for i in range(len(images))]
-
-
-def pack(source, output, *arguments):
-    assert data("pack", "--input", source, "--output", output, "--workers", 1, *arguments) == 0
-
-
-@pytest.fixture(scope="module")
-def jpegs():
-    return small_jpegs(12)
-
-
-@pytest.fixture(scope="module")
-def imagefolder(jpegs, tmp_path_factory):
-    """Three classes of 3 training images and 1 for validation."""
-    root = tmp_path_factory.mktemp("imagefolder")
-    for i, jpeg in enumerate(jpegs):
-        wnid, split = WNIDS[i % 3], "train" if i < 9 else "val"
-        name = f"{wnid}_{i}.JPEG" if split == "train" else f"ILSVRC2012_val_{i - 8:08d}.JPEG"
-        (root / split / wnid).mkdir(parents=True, exist_ok=True)
-        (root / split / wnid / name).write_bytes(jpeg)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -210,163 +171,3 @@ def test_shrinking_is_pillows(tmp_path):
         assert not Image.open(io.BytesIO(mine)).getexif()
     result = json.loads((tmp_path / "result.json").read_text())["train"]
     assert (result["shrunk"], result["undecodable"], result["images"]) == (2, 2, 6)
-
-
-def test_parts_share_the_work_and_the_last_writes_the_index(imagefolder, tmp_path, capsys):
-    whole, shared = tmp_path / "whole", tmp_path / "shared"
-    options = ("--images-per-shard", 2, "--split", "train")
-    pack(imagefolder, whole, *options)
-    pack(imagefolder, shared, *options, "--part", "2/2")
-    assert "3 shards of other parts are missing" in capsys.readouterr().out
-    assert not (shared / "train.index").exists()
-    assert sorted(path.name for path in shared.glob("*.tar")) == ["train-00001.tar", "train-00003.tar"]
-    pack(imagefolder, shared, *options, "--part", "1/2")
-    for file in sorted(whole.glob("train*")):
-        assert (shared / file.name).read_bytes() == file.read_bytes()
-
-
-def test_two_processes_write_what_one_writes(imagefolder, tmp_path):
-    options = ("--images-per-shard", 3, "--split", "train")
-    pack(imagefolder, tmp_path / "one", *options)
-    assert data("pack", "--input", imagefolder, "--output", tmp_path / "two", "--workers", 2, *options) == 0
-    for file in sorted((tmp_path / "one").glob("train*")):
-        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes()
-
-
-def test_packing_that_was_killed_goes_on(imagefolder, tmp_path):
-    """SIGKILL while the second shard is written: the source is a pipe that stops there."""
-    root, output = tmp_path / "root", tmp_path / "packed"
-    shutil.copytree(imagefolder, root)
-    blocked = sorted((root / "train").rglob("*.JPEG"))[4]
-    whole = blocked.read_bytes()
-    blocked.unlink()
-    os.mkfifo(blocked)
-    options = ["--input", root, "--output", output, "--split", "train", "--images-per-shard", 3, "--workers", 1]
-    command = [sys.executable, "-m", "deit_fast", "data", "pack", *map(str, options)]
-    with subprocess.Popen(command) as process:
-        deadline = time.monotonic() + 120
-        while not (output / "train-00001.tar.partial").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    assert sorted(path.name for path in output.glob("*.tar*")) == ["train-00000.tar", "train-00001.tar.partial"]
-    first = (output / "train-00000.tar").stat().st_mtime_ns
-    blocked.unlink()
-    blocked.write_bytes(whole)
-    assert data("pack", *options) == 0
-    assert (output / "train-00000.tar").stat().st_mtime_ns == first  # kept
-    assert not list(output.glob("*.partial"))
-    pack(root, tmp_path / "at_once", "--split", "train", "--images-per-shard", 3)
-    for file in sorted((tmp_path / "at_once").glob("train*")):
-        assert (output / file.name).read_bytes() == file.read_bytes()
-
-
-def group_is_gone(group, seconds):
-    """Whether all of a process group end in time; the dead stay in it until init buries them."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def test_ctrl_c_ends_all_processes_at_once(imagefolder, tmp_path):
-    """Both workers wait for pipes that nobody fills."""
-    root, output = tmp_path / "root", tmp_path / "packed"
-    shutil.copytree(imagefolder, root)
-    for file in sorted((root / "train").rglob("*.JPEG"))[::4]:
-        file.unlink()
-        os.mkfifo(file)
-    options = ["--input", root, "--output", output, "--split", "train", "--images-per-shard", 4, "--workers", 2]
-    command = [sys.executable, "-m", "deit_fast", "data", "pack", *map(str, options)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        deadline = time.monotonic() + 120
-        while len(list(output.glob("*.partial"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "deit-fast: interrupted" in said
-    assert group_is_gone(process.pid, seconds=60)
-    assert not list(output.glob("*.tar"))
-
-
-def test_a_file_that_went_away_is_named(imagefolder, tmp_path, capsys):
-    shutil.copytree(imagefolder, tmp_path / "root")
-    (tmp_path / "root" / "train" / WNIDS[0] / "gone.JPEG").symlink_to(tmp_path / "nowhere")
-    options = ("--input", tmp_path / "root", "--output", tmp_path / "packed", "--images-per-shard", 4)
-    for workers in (1, 2):
-        assert data("pack", *options, "--workers", workers) == 1
-        assert f"{WNIDS[0]}/gone.JPEG" in capsys.readouterr().err
-
-
-def flip_a_byte(path, at):
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
-
-
-def test_verify_names_the_shard_and_the_member(imagefolder, tmp_path, capsys):
-    pack_folder(imagefolder, tmp_path, images_per_shard=4)
-    assert data("verify", "--data.path", tmp_path) == 0
-    assert data("verify", "--data.path", f"file://{tmp_path}", "--split", "val") == 0
-    _, index = find_index(DataConfig(path=str(tmp_path)), "train")
-    flip_a_byte(tmp_path / "train-00001.tar", int(index.offsets[5]) + 20)
-    flip_a_byte(tmp_path / "train-00000.tar", 5)  # the name in a header
-    (tmp_path / "train-00002.tar").unlink()
-    capsys.readouterr()
-    assert data("verify", "--data.path", tmp_path, "--json", tmp_path / "result.json") == 1
-    printed = capsys.readouterr().out
-    assert re.search(rf"train-00001.tar: {index.names.text(5)} differ from the index", printed)
-    assert "train-00000.tar: all images are whole, but bytes between them differ" in printed
-    assert "train-00002.tar: " in printed
-    assert len(json.loads((tmp_path / "result.json").read_text())["train"]["differing"]) == 3
-    shard = tmp_path / "val-00000.tar"
-    shard.write_bytes(shard.read_bytes()[:700])
-    assert data("verify", "--data.path", tmp_path, "--split", "val") == 1
-    assert "val-00000.tar ends before byte" in capsys.readouterr().out
-
-
-def refused(capsys, *arguments):
-    capsys.readouterr()
-    assert data(*arguments) == 2
-    printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1, printed.err
-    return printed.err
-
-
-def test_wrong_use_is_named(imagefolder, tmp_path, capsys, monkeypatch):
-    (tmp_path / "empty").mkdir()
-    here = ("pack", "--output", tmp_path / "packed", "--input")
-    assert "data takes what to do" in refused(capsys, "unpack")
-    assert "none does not exist" in refused(capsys, *here, tmp_path / "none")
-    assert "nothing that can be packed" in refused(capsys, *here, tmp_path / "empty")
-    assert "--output is not set" in refused(capsys, "pack", "--input", imagefolder)
-    assert "--part must be i/n" in refused(capsys, *here, imagefolder, "--part", "0/4")
-    assert "--quality must be from 1 to 95" in refused(capsys, *here, imagefolder, "--quality", 101)
-    assert "--workers must be at least 1" in refused(capsys, *here, imagefolder, "--workers", 0)
-    assert "holds no images of test" in refused(capsys, *here, imagefolder, "--source", "parquet", "--split", "test")
-    assert "--index-only takes WebDataset tars" in refused(capsys, "pack", "--input", imagefolder, "--index-only")
-    assert "holds no shards" in refused(capsys, "verify", "--data.path", imagefolder)
-    pack(imagefolder, tmp_path / "packed")
-    line = refused(capsys, *here, imagefolder, "--images-per-shard", 7)
-    assert "holds shards of another packing (images_per_shard 10000, now 7)" in line
-    with tarfile.open(tmp_path / "empty" / "train-0.tar", "w") as tar:
-        add(tar, "a.jpg", b"x")
-    assert "a.jpg has no label: there is no member a.cls" in refused(capsys, *here, tmp_path / "empty")
-    (tmp_path / "empty" / "train-0.tar").write_bytes(b"x" * 2000)
-    assert "train-0.tar is not a whole uncompressed tar" in refused(capsys, *here, tmp_path / "empty")
-    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
-    assert "give ILSVRC2012_devkit_t12.tar.gz" in refused(capsys, *here, tmp_path / "ILSVRC2012_img_val.tar")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (tmp_path / "empty" / "train-0.parquet").touch()
-    assert "pip install 'deit-fast[parquet]'" in refused(capsys, *here, tmp_path / "empty")
-
-
-def test_a_sample_is_a_data_set(tmp_path, capsys):
-    assert data("sample", "--output", tmp_path / "digits") == 0
-    assert "1,438 training and 359 validation images in 10 classes" in capsys.readouterr().out
-    assert len(opened(tmp_path / "digits")) == 1438
-    assert "exists already" in refused(capsys, "sample", "--output", tmp_path / "digits")

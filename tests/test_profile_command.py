@@ -54,7 +54,6 @@ def test_it_writes_report_record_and_trace_and_no_checkpoint(folder, record):
     assert json.loads((folder.parent / "record.json").read_text()) == record
     assert record["config"]["distill"]["teacher"] == "resnet10t"
     assert record["step"]["steps"] == 3
-    assert record["overhead"]["share"] < 0.01
     phases = {row["phase"]: row["mean_ms"] for row in record["phases"]}
     assert phases.keys() >= {
         "fetch",

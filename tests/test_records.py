@@ -28,6 +28,13 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert json.loads(json.dumps(row)) == row
 
 
+def test_a_blank_line_is_no_record_and_no_error(tmp_path):
+    record = build_record("loader", "a title", [], CPU, config={})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(record)}\n\n{json.dumps(record)}\n  \n")
+    assert read_records(str(path)) == [record, record]
+
+
 def test_turns_too_short_for_cpu_time_say_so():
     row = Timing([10], [1.0]).row()
     assert row["cpu_ms_per_image"] is row["cores_per_1000_images_per_second"] is None

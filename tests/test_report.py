@@ -120,6 +120,18 @@ def test_the_waterfall_ends_where_the_stages_add_up():
     assert next(value for value in values if value["colour"] == "var(--bad)")["label"] == "teacher forward"
 
 
+def test_over_commits_a_line_joins_what_has_the_same_title():
+    """A step with another teacher is no slower commit."""
+    records = [step_record(), step_record(0.5, title="another teacher"), step_record(1.1)]
+    spec = figures.history(records)
+    assert spec["encoding"]["detail"]["field"] == "series"
+    lines = {}
+    for point in spec["data"]["values"]:
+        if point["what"] == "step: whole step":
+            lines.setdefault(point["series"], []).append(point["relative"])
+    assert list(lines.values()) == [[1, pytest.approx(1.1)], [1]]
+
+
 def test_the_roof_is_the_data_sheets_and_the_peak_that_of_the_mfu():
     assert peak_tflops(step_record()) == pytest.approx(138.0)
     spec = roofline.roofline(kernels_record()["rows"][:2], (989e12, 3.35e12))

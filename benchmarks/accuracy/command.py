@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
+from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.distributed import process_group
 
 from ..records import Record, append_record, build_record
+from ..table import print_table
 from .experiment import Result, Teacher, rows_of, run_experiment
 from .fashion_mnist import DEBIAN, write_fashion_mnist
 from .intervals import difference, verdict
 from .show import CLAIM_HEADINGS, HEADINGS, claim_rows, table_rows
 from .variants import CLAIMS, HARD, Plan, TeacherName, Variant
 
-FOLDER = Path("runs/bench/accuracy")
 HELP = {
     "images": "training images, the same number of each class",
     "val_images": "validation images, the same number of each class",
@@ -34,17 +34,16 @@ HELP = {
 
 def run(arguments: Sequence[str]) -> int:
     """Trains what is missing, shows, writes; ValueError for wrong use."""
-    options = _parser().parse_args(arguments)
+    options = parse_arguments(_parser(), arguments)
     plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
     if min(asdict(plan).values()) < 1:
         raise ValueError(f"bench accuracy needs at least 1 of everything, got {asdict(plan)}")
     console = Console(soft_wrap=True, highlight=False)
     counts = {"train": plan.images, "val": plan.val_images}
-    folder = options.folder
+    folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    data = options.data or write_fashion_mnist(
-        folder / f"fashion_mnist_{plan.images}_{plan.val_images}", counts, options.fashion_mnist
-    )
+    made = folder / f"fashion_mnist_{plan.images}_{plan.val_images}"
+    data = Path(options.data) if options.data else write_fashion_mnist(made, counts, Path(options.fashion_mnist))
     with process_group(options.device) as ranks:
         teachers, results = run_experiment(plan, data, folder, ranks, partial(console.print, markup=False))
         record = record_of(plan, data, teachers, results, ranks.device)
@@ -82,33 +81,19 @@ def record_of(
 
 def show(record: Record) -> None:
     """Prints both tables."""
-    for title, headings, rows in (
-        (record["title"], HEADINGS, table_rows(record)),
-        ("What the paper claims", CLAIM_HEADINGS, claim_rows(record)),
-    ):
-        table = Table(title=title, title_justify="left")
-        for i, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if i else "left")
-        for row in rows:
-            table.add_row(*row)
-        Console(width=max(120, Console().width)).print(table)
+    print_table(record["title"], HEADINGS, table_rows(record))
+    print_table("What the paper claims", CLAIM_HEADINGS, claim_rows(record))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("deit-fast bench accuracy", description=__doc__, allow_abbrev=False)
+def _parser() -> Any:
+    name = "deit-fast bench accuracy"
+    parser = config_parser(name, "What the recipe claims, shown on few images.", usage=f"{name} [options]")
     for field in fields(Plan):
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(
-            flag, type=int, default=field.default, help=f"{HELP[field.name]} (default: {field.default})"
-        )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="a folder with train/ and val/ instead of Fashion-MNIST"
-    )
-    parser.add_argument(
-        "--fashion-mnist", type=Path, metavar="DIR", default=DEBIAN, help=f"its files (default: {DEBIAN})"
-    )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"runs and results (default: {FOLDER})")
+        parser.add_argument(flag, type=int, default=field.default, help=HELP[field.name])
+    parser.add_argument("--data", metavar="DIR", help="a folder with train/ and val/ instead of Fashion-MNIST")
+    parser.add_argument("--fashion-mnist", metavar="DIR", default=str(DEBIAN), help="its files")
+    parser.add_argument("--folder", metavar="DIR", default="runs/bench/accuracy", help="runs and results")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", metavar="FILE", help="append the result as one JSON line")
-    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     return parser

@@ -9,6 +9,7 @@ from deit_fast.page.plots import Spec, zoom
 from deit_fast.page.theme import INK, SERIES
 
 from ..records import Record
+from ..table import markdown
 from .intervals import Interval, interval
 
 
@@ -45,11 +46,7 @@ CLAIM_HEADINGS = ["claim", "difference in top-1", "holds here"]
 
 def accuracy_table(record: Record) -> str:
     """Both tables as Markdown."""
-    tables = [(HEADINGS, table_rows(record)), (CLAIM_HEADINGS, claim_rows(record))]
-    return "\n".join(
-        "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, ["---", *["---:"] * (len(headings) - 1)], *rows))
-        for headings, rows in tables
-    )
+    return f"{markdown(HEADINGS, table_rows(record))}\n{markdown(CLAIM_HEADINGS, claim_rows(record))}"
 
 
 def accuracy_plot(record: Record) -> Spec:

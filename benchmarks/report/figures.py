@@ -178,11 +178,13 @@ def history(records: Sequence[Record]) -> Spec:
             speed = row.get("images_per_second")
             if not speed or not is_main(row):
                 continue
-            series = f"{record['bench']}: {named(row)}"
-            base = first.setdefault(f"{series} {record['title']} {environment['device']} {environment['cpu']}", speed)
+            what = f"{record['bench']}: {named(row)}"
+            series = f"{what}, {record['title']}, {environment['device']}, {environment['cpu']}"
+            base = first.setdefault(series, speed)
             points.append(
                 {
-                    "what": series,
+                    "what": what,
+                    "series": series,
                     "record": f"{number} {environment.get('commit') or 'wheel'}",
                     "relative": speed / base,
                     "low": row["images_per_second_p20"] / base,
@@ -198,13 +200,13 @@ def history(records: Sequence[Record]) -> Spec:
     return {
         "data": {"values": points},
         "height": 260,
-        "encoding": {"x": x, "color": colour},
+        "encoding": {"x": x, "color": colour, "detail": {"field": "series", "type": "nominal"}},
         "layer": [
             {
                 "mark": {"type": "line", "point": {"size": 60}},
                 "encoding": {
                     "y": {**y, "field": "relative"},
-                    "tooltip": [{"field": name} for name in ("what", "record", "time", "images_per_second")],
+                    "tooltip": [{"field": name} for name in ("series", "record", "time", "images_per_second")],
                 },
             },
             {

@@ -7,13 +7,15 @@ every figure between them can be traced to a row, and a test fails where the two
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from deit_fast.page.plots import write_svg
 
 from ..accuracy.show import accuracy_plot, accuracy_table
 from ..records import Record
+from ..table import markdown
+from .figures import named
 from .results import Results, Row, provenance, read_files
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -70,12 +72,6 @@ def table_of(results: Results) -> str:
     return f"{table}\n{record['title'][0].upper()}{record['title'][1:]}. {provenance(record)}\n"
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A table whose first columns are text and whose others are figures, which stand right."""
-    rule = ["---" if i < text_columns else "---:" for i in range(len(headings))]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, rule, *rows))
-
-
 def loader_table(record: Record) -> str:
     """Contenders by workloads: images/s (CPU-ms an image)."""
     workloads = list(dict.fromkeys(row["workload"] for row in record["rows"]))
@@ -99,7 +95,7 @@ def step_table(record: Record) -> str:
     """Stages and whole steps with their spread."""
     rows = [
         [
-            row["workload"] if row["name"] == "deit_fast" else f"{row['workload']}, {row['name']}",
+            named(row),
             f"{row['images_per_second']:,.1f}",
             f"{row['images_per_second_p20']:,.1f} - {row['images_per_second_p80']:,.1f}",
             cost(row),
@@ -113,7 +109,7 @@ def step_table(record: Record) -> str:
 def kernels_table(record: Record) -> str:
     """Kernels by implementations."""
     rows = [
-        [row["kernel"], row["backend"], f"{row['ms']:.3f}", f"{row['gb_per_second']:,.0f}"]
+        [row["workload"], row["name"], f"{row['ms']:.3f}", f"{row['gb_per_second']:,.0f}"]
         for row in record["rows"]
         if row.get("ms")
     ]

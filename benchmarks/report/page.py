@@ -141,7 +141,7 @@ def _kernels(page: Page, record: Record) -> None:
         note = "Dashed: the data sheet's roof." if roof else "No roof: its bandwidth is not known."
         page.figure(roofline.roofline(rows, roof), f"{note} {provenance(record)} {ZOOM}")
     headings = ("kernel", "by", "ms", "GB/s", "TFLOP/s", "of the bound")
-    keys = ("kernel", "backend", "ms", "gb_per_second", "tflop_per_second", "share_of_bound")
+    keys = ("workload", "name", "ms", "gb_per_second", "tflop_per_second", "share_of_bound")
     page.table(headings, [[row.get(key) or None for key in keys] for row in rows])
 
 

@@ -37,8 +37,8 @@ def roofline(kernels: Sequence[Row], roof: tuple[float, float] | None) -> Spec:
     """TFLOP/s over FLOP a byte of each kernel and implementation, on log scales. roof: peak FLOP/s, bytes/s."""
     points = [
         {
-            "kernel": row["kernel"],
-            "by": row["backend"],
+            "kernel": row["workload"],
+            "by": row["name"],
             "flop_per_byte": 1e3 * row["tflop_per_second"] / row["gb_per_second"],
             "tflop_per_second": row["tflop_per_second"],
             "ms": row["ms"],
