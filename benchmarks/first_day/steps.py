@@ -14,6 +14,7 @@ import yaml
 from deit_fast.config_file import recipe_names
 
 from ..records import read_records
+from ..report import verdict_text
 
 Read = Callable[[str], str]
 """The step's output -> what it found, in a line; StepError when it ended well and yet did not hold."""
@@ -153,11 +154,12 @@ def read_bench(path: Path, what: str) -> str:
     verdict = record["verdict"]
     if verdict is None:
         return f"{len(record['rows'])} rows: {record['title']}"
+    judgement = verdict_text.judge(record)
     text = (
-        f"{verdict['measured_per_device']:,.1f} images/s a device, {verdict['margin']:.2f} of the budget's share; "
+        f"{verdict['measured_per_device']:,.1f} images/s a device. {judgement.headline}; "
         f"limit: {verdict['limiting_stage']}"
     )
-    if what == "train" and verdict["margin"] < 1:
+    if what == "train" and judgement.good is False:
         raise StepError(text)
     return text
 
