@@ -85,7 +85,7 @@ def stage_pipeline(loader: TrainLoader, reader: ReadAhead, *, decodes: bool) -> 
             source=source, num_outputs=1, batch=True, batch_info=True, dtype=[types.UINT8], ndim=[1]
         )
         if decodes:
-            return decode(read(fed, feeds), device)
+            return decode(read(fed, feeds), device, loader.hardware_decoder_share)
         # a mapped file would be read only when somebody looks at it
         return fn.io.file.read(fed, dont_use_mmap=True) if feeds == "path" else fed
 
