@@ -26,7 +26,7 @@ def row(workload, name, speeds, *, cpu_ms=1.0, images=64, tflops=None, peak=None
         "step_ms_p99": ms[2],
         "mfu": median * tflops / peak if tflops and peak else None,
         "tflops_per_image": tflops,
-        "peak_memory_bytes": memory or {"torch": None, "dali": None, "process": 2 * 2**30},
+        "peak_memory_bytes": memory or {"torch": None, "dali": None},
         "warm_up_turns": 1,
         "turns": len(speeds),
         "images_per_turn": images,
@@ -81,7 +81,7 @@ def record(bench, rows, *, time="2026-11-25T02:00:00+00:00", title=None, verdict
 def step_record(scale=1.0, **more):
     """A step of DeiT-B on 8 devices: 412 images/s and a live teacher, times `scale`."""
     spread = np.array([0.96, 0.99, 1.0, 1.01, 1.02, 0.8]) * scale
-    gib = {"torch": 22 * 2**30, "dali": 3 * 2**30, "process": 9 * 2**30}
+    gib = {"torch": 22 * 2**30, "dali": 3 * 2**30}
 
     def part(name, speed, tflops=None):
         return row(name, "deit_fast", (spread * speed).tolist(), tflops=tflops, peak=138.0, memory=gib)

@@ -16,7 +16,7 @@ import torch
 
 from deit_fast.benchmarks.assembled import assemble
 from deit_fast.benchmarks.peers import CROP, FULL
-from deit_fast.benchmarks.process_tree import Stopwatch, cpu_seconds, peak_memory_bytes, reset_peak_memory
+from deit_fast.benchmarks.process_tree import Stopwatch, cpu_seconds
 from deit_fast.benchmarks.records import read_records
 from deit_fast.benchmarks.step import batch_of
 from deit_fast.benchmarks.timing import OURS, Contender, Timing, time_in_turns
@@ -138,7 +138,7 @@ def test_train_times_every_stage_and_the_whole(few_digits, tmp_path, capsys):
     whole = rows["end to end", OURS]
     assert (whole["images_per_turn"], whole["turns"], whole["warm_up_turns"]) == (24, 2, 1)
     assert whole["step_ms_p50"] <= whole["step_ms_p95"] <= whole["step_ms_p99"]
-    assert whole["peak_memory_bytes"]["process"] > 100e6
+    assert whole["peak_memory_bytes"] == {"torch": None, "dali": None}  # the host's would be all contenders' together
     # a step with the teacher asks for the teacher's arithmetic besides, and for no more
     cached, teacher = rows["end to end, cached labels", OURS], rows["teacher forward", OURS]
     assert whole["tflops_per_image"] == pytest.approx(cached["tflops_per_image"] + teacher["tflops_per_image"])
@@ -227,23 +227,6 @@ def test_the_stopwatch_measures_the_work_and_not_itself():
     assert 0.2 <= wall < 0.2 + 5
     assert cpu < 0.1
     assert Stopwatch().read()[1] < 1e-3
-
-
-def test_peak_memory_is_that_of_the_turn():
-    """What was freed before a reset no longer counts; a child's memory does."""
-    big = np.ones(40 << 20, dtype=np.uint8)
-    reset_peak_memory()
-    before = peak_memory_bytes()
-    del big
-    reset_peak_memory()
-    if peak_memory_bytes() > before - (30 << 20):
-        pytest.skip("this kernel keeps one peak for the whole life of a process")
-    base = peak_memory_bytes()
-    hold = "import time\nhold = bytearray(64 << 20)\nprint('done', flush=True)\ninput()"
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=PIPE, stdout=PIPE, text=True) as child:
-        assert child.stdout.readline() == "done\n"
-        assert peak_memory_bytes() - base >= 64 << 20
-        child.communicate("\n")
 
 
 @pytest.mark.gpu
