@@ -19,7 +19,7 @@ from deit_fast.benchmarks.tune.search import Search
 from deit_fast.benchmarks.tune.step_workload import StepWorkload, with_batch_size
 from deit_fast.benchmarks.tune.teacher_workload import TeacherWorkload
 from deit_fast.cli import main
-from deit_fast.config import Config, DataConfig, DistillConfig, ModelConfig
+from deit_fast.config import AugmentConfig, Config, DataConfig, DistillConfig, ModelConfig
 from deit_fast.distributed import Ranks
 from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.attention.reference import attention_reference
@@ -225,6 +225,16 @@ def test_a_wrong_attention_is_found_by_its_gradients(monkeypatch, factor, told):
     with pytest.raises(CandidateError, match=told):
         workload.check(with_values(fp32, {"runtime.attention": "sdpa_flash"}))
     assert 1e-4 < workload.check(with_values(MINI, {"runtime.precision": "bf16"})) < 0.1
+
+
+@pytest.mark.parametrize(("erase_probability", "dtype"), [(0.0, torch.uint8), (0.25, torch.float32)])
+def test_the_step_takes_what_the_loader_gives_it(erase_probability, dtype):
+    """Bytes where a kernel normalises them; the plain step that it is checked against sees the same images."""
+    config = with_values(with_batch_size(MINI, 8), {"runtime.precision": "fp32", "runtime.kernels": "batch_prep"})
+    config = replace(config, augment=AugmentConfig(erase_probability=erase_probability))
+    workload = StepWorkload(CPU, 1000)
+    assert workload.build(config)[1].images.dtype == dtype
+    assert workload.check(config) < 1e-4
 
 
 @pytest.mark.parametrize("backend", ["sdpa_flash", "sdpa_cudnn", "triton"])
