@@ -24,7 +24,7 @@ from deit_fast.distributed import Ranks, process_group
 from deit_fast.open_images import open_images
 from deit_fast.tuned import with_values
 
-from .loader_command import with_images
+from .photographs import with_images
 from .table import TABLE_WIDTH
 
 COMPARED_BATCHES = 2

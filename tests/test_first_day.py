@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deit_fast.benchmarks.first_day.__main__ import main as first_day
-from deit_fast.benchmarks.first_day.run import judge, read_results, run_step
+from deit_fast.benchmarks.first_day.run import Result, judge, read_results, run_step
 from deit_fast.benchmarks.first_day.show import headline, write_page
 from deit_fast.benchmarks.first_day.steps import Plan, Step, StepError, build_steps, read_bench, read_tests, read_tuned
 from deit_fast.benchmarks.image_comparison import difference
@@ -48,6 +48,23 @@ def test_the_steps_in_order(tmp_path):
     tuned = str(tmp_path / "tuned.yaml")
     assert [name for name in names if f"--runtime.tuned {tuned}" in by_name[name]] == benches[1:]
     assert "--config deit_base --runtime.device cuda" in by_name["profile"]  # whose teacher's weights need not be here
+
+
+def test_profile_alone_has_images(tmp_path, monkeypatch):
+    """It is the only step whose verb makes none where --data names none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "deit_fast.benchmarks.photographs.write_photographs", lambda path, _count: path.mkdir(parents=True)
+    )
+    tried = []
+
+    def look(step, _folder):
+        tried.append(Path(step.command[step.command.index("--data.path") + 1]))
+        return Result(tried[0].is_dir(), "", 0.0, "", "")
+
+    monkeypatch.setattr("deit_fast.benchmarks.first_day.__main__.run_step", look)
+    assert first_day(["--device", "cpu", "--out", "gpu", "--only", "profile"]) == 0
+    assert len(tried) == 1
 
 
 def test_a_step_that_fails_does_not_stop_the_page(tmp_path):

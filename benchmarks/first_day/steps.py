@@ -13,6 +13,7 @@ import yaml
 
 from deit_fast.config_file import recipe_names
 
+from ..photographs import PHOTOGRAPHS, photographs_path
 from ..records import read_records
 from ..report import verdict_text
 
@@ -111,7 +112,7 @@ def profile_step(plan: Plan, verb: list[str], use: list[str]) -> Step:
     if recipe != plan.config:
         use = []  # the file is of the recipe with the teacher
     folder = plan.out / "profile"
-    images = [] if plan.data else ["--data.path", str(Path("runs/bench/photographs-640"))]  # which bench loader made
+    images = [] if plan.data else ["--data.path", str(photographs_path(PHOTOGRAPHS))]
     command = [*verb, "profile", *arguments, *images, *use, "--out", str(folder)]
     return Step("profile", "the time of a step is accounted for", command, lambda _output: read_profile(folder))
 

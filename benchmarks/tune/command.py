@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from deit_fast.benchmarks.options import say
-from deit_fast.benchmarks.photographs import write_photographs
+from deit_fast.benchmarks.photographs import PHOTOGRAPHS, make_photographs
 from deit_fast.benchmarks.step import NUM_CLASSES
 from deit_fast.cli import write_json
 from deit_fast.config import Config
@@ -30,8 +30,6 @@ from .questions import QUESTIONS
 from .search import Search
 from .step_workload import StepWorkload
 from .teacher_workload import TeacherWorkload
-
-PHOTOGRAPHS = 640
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -116,10 +114,8 @@ def find_images(config: Config) -> ImageSet | None:
     """Those of data.path, or photographs; None, said, when neither is there."""
     if config.data.path:
         return open_images(config.data, "train")
-    folder = Path("runs/bench") / f"photographs-{PHOTOGRAPHS}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_photographs(folder, PHOTOGRAPHS)
+        folder = make_photographs(PHOTOGRAPHS)
     except RuntimeError as error:
         say(f"the loader is not tuned: {error}")
         return None
