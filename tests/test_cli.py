@@ -66,6 +66,13 @@ def test_help_shows_types_units_and_defaults(capsys, verb):
         assert "--model.image_size_px" in text
 
 
+@pytest.mark.parametrize("verb", [("tune",), ("bench", "images"), ("bench", "accuracy")])
+def test_what_takes_one_device_is_refused_under_torchrun(capsys, monkeypatch, verb):
+    """Before anything is written: each rank would write it."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert f"deit-fast {' '.join(verb)} takes one device; start it without torchrun" in wrong_use(capsys, *verb)
+
+
 def test_data_that_is_not_there(capsys, tmp_path, few_digits):
     assert "data.path is not set" in wrong_use(capsys, "train", "--config", "deit_tiny")
     assert f"data.path {tmp_path}/none does not exist" in wrong_use(capsys, *train(tmp_path / "none"))

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from deit_fast.distributed import process_group
+from deit_fast.distributed import one_process
 
 from ..records import Record, append_record, build_record
 from .experiment import Result, Teacher, rows_of, run_experiment
@@ -41,11 +41,11 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     counts = {"train": plan.images, "val": plan.val_images}
     folder = options.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    data = options.data or write_fashion_mnist(
-        folder / f"fashion_mnist_{plan.images}_{plan.val_images}", counts, options.fashion_mnist
-    )
-    with process_group(options.device) as ranks:
+    with one_process(options.device, "deit-fast bench accuracy") as ranks:
+        folder.mkdir(parents=True, exist_ok=True)
+        data = options.data or write_fashion_mnist(
+            folder / f"fashion_mnist_{plan.images}_{plan.val_images}", counts, options.fashion_mnist
+        )
         teachers, results = run_experiment(plan, data, folder, ranks, partial(console.print, markup=False))
         record = record_of(plan, data, teachers, results, ranks.device)
     show(record)

@@ -18,7 +18,7 @@ from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.config_rules import check_config
 from deit_fast.dali_pipelines.image_set import ImageSet
-from deit_fast.distributed import Ranks, process_group
+from deit_fast.distributed import Ranks, one_process
 from deit_fast.environment import describe_environment
 from deit_fast.open_images import open_images
 from deit_fast.tuned import as_text, conditions, tuned_path
@@ -58,9 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     check_config(config)
     questions = chosen_questions(chosen.only)
     deadline = time.monotonic() + 60 * chosen.minutes
-    with process_group(config.runtime.device) as alone:
-        if alone.world_size > 1:
-            raise ValueError("deit-fast tune measures one device; start it without torchrun")
+    with one_process(config.runtime.device, "deit-fast tune") as alone:
         ranks = as_one_of(chosen.processes or processes_here(alone.device), alone)
         journal = open_journal(config, ranks, chosen.out, chosen.again)
         say(f"tuning {config.model.name} for {journal.valid_for['device']}, {ranks.cores} cores -> {journal.path}")
