@@ -173,16 +173,24 @@ def test_images_that_differ_are_found():
 
 
 @pytest.mark.slow
-def test_the_steps_on_a_cpu(few_digits, tmp_path, capsys):
+def test_the_steps_on_a_cpu(few_digits, tmp_path):
     """Programs of their own, as `make gpu` starts them; profile and kernels have tests of their own."""
     run = ["--device", "cpu", "--config", "demo_student", "--data", str(few_digits), "--out", str(tmp_path), *SMALL]
-    first_day([*run, "--only", "doctor,tune,bench step", "--minutes", "0.5"])
+    fixed = ["--runtime.attention", "sdpa", "--runtime.compile", "false", "--data.backend", "graph"]
+    fixed += ["--data.num_threads", "1"]  # so that tune asks of precision, prefetch and batch size only
+    first_day([*run, *fixed, "--only", "doctor,tune,bench step", "--minutes", "10"])
     results = read_results(tmp_path)
     assert sorted(name for name, result in results.items() if result.held) == ["bench step", "doctor", "tune"]
-    assert "runtime.precision" in results["tune"].text
+    assert results["tune"].text.startswith("runtime.precision ")
+    assert "data.prefetch " in results["tune"].text
     assert read_tuned(tmp_path / "tuned.yaml") == results["tune"].text
     assert "No verdict: the budget is DeiT-B's" in results["bench step"].text
     assert "What was run held" in (tmp_path / "report.html").read_text()
-    assert first_day([*run, "--only", "tests"]) == 1  # none of them can run here
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the tests marked gpu can run here")
+def test_the_gpus_tests_do_not_hold_on_a_cpu(tmp_path, capsys):
+    assert first_day(["--device", "cpu", "--out", str(tmp_path), "--only", "tests"]) == 1
     assert "no test passed" in read_results(tmp_path)["tests"].text
     assert "did NOT hold" in capsys.readouterr().out
