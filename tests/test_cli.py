@@ -1,6 +1,7 @@
 """The command line: what it answers to wrong use (one line, exit code 2, nothing written), and what the verbs print."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 import timm
 import torch
 
-from deit_fast.cli import main
+from deit_fast.benchmarks.command import VERBS
+from deit_fast.cli import USAGE, main
 
 MINI = "deit_mini_distilled_patch8_32"
 
@@ -48,6 +50,8 @@ def test_no_verb_and_an_unknown_one(capsys):
     assert "deit-fast VERB" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "deit-fast VERB" in capsys.readouterr().out
+    (bench,) = re.findall(r"^  bench .*?(?=^  \w)", USAGE, re.DOTALL | re.MULTILINE)
+    assert not [verb for verb in VERBS if not re.search(rf"\b{verb}\b(?!/s)", bench)]
     line = wrong_use(capsys, "fly")
     verbs = "demo, train, eval, bench, profile, tune, doctor, plan, data, teacher-cache, export"
     assert f"unknown verb fly; the verbs are {verbs}" in line
