@@ -17,11 +17,11 @@ from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.loader import Batch
 from deit_fast.dali_pipelines.native.plugin import is_available
 from deit_fast.data import train_loader, validation_loader
-from deit_fast.distributed import Ranks, process_group
+from deit_fast.distributed import Ranks, one_process
 from deit_fast.open_images import open_images
 from deit_fast.tuned import with_values
 
-from .loader_command import with_images
+from .photographs import with_images
 from .table import print_table
 
 COMPARED_BATCHES = 2
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON")
     add_config_arguments(parser)
     config, options = parse_config(parser, arguments, "deit_tiny")
-    with process_group(config.runtime.device) as ranks:
+    with one_process(config.runtime.device, "deit-fast bench images") as ranks:
         config, _ = with_images(config, options.images, ranks)
         rows = compare_images(config, ranks)
     show(rows)

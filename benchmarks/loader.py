@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.dali_pipelines.native_graph import choose_backend
@@ -21,6 +23,18 @@ from .peers import CROP, FULL, PEERS, VALIDATION, peer_turn, shown_name
 from .timing import OURS, Contender, Prepare, Timings, time_in_turns
 
 WORKLOADS = (READ, DECODE, CROP, FULL, VALIDATION)
+
+
+class FullBatches(ValidationSampler):
+    """As many images as a peer's turn: where the set is smaller, its images come again."""
+
+    def __init__(self, num_images: int, *, batch_size: int, batches: int) -> None:
+        super().__init__(batches * batch_size, batch_size=batch_size)
+        self.num_images = num_images
+
+    def images(self, batch: int) -> np.ndarray:
+        """int64 [batch_size]."""
+        return super().images(batch) % self.num_images
 
 
 def our_backends(config: Config, ranks: Ranks) -> list[Literal["graph", "native"]]:
@@ -49,7 +63,7 @@ def our_train_configs(config: Config) -> dict[Contender, Config]:
 
 
 def our_validation_turn(config: Config, images: ImageSet, ranks: Ranks, precision: str, count: int) -> Prepare:
-    """A turn of the first images, in `count` batches of the training batch's size."""
+    """A turn of `count` batches of the training batch's size."""
     batch_size = config.runtime.batch_size_per_device
     loader = validation_loader(
         config.data,
@@ -59,7 +73,7 @@ def our_validation_turn(config: Config, images: ImageSet, ranks: Ranks, precisio
         ranks,
         precision,
     )
-    loader.sampler = ValidationSampler(min(len(images), count * batch_size), batch_size=batch_size)
+    loader.sampler = FullBatches(len(images), batch_size=batch_size, batches=count)
     return lambda: partial(count_images, iter(loader), ranks.device)
 
 

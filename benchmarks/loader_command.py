@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND
-from deit_fast.config import Config
 from deit_fast.config_file import config_as_dict
-from deit_fast.distributed import Ranks, process_group
+from deit_fast.distributed import process_group
 from deit_fast.open_images import open_images
 from deit_fast.tuned import apply_first_ranks_tuned
 
@@ -17,17 +14,17 @@ from .loader import time_loader
 from .loader_stages import READ, bytes_per_image
 from .options import measuring_parser, parse_measuring, publish, say
 from .peers import FULL, PEERS, check_peers
-from .photographs import write_photographs
+from .photographs import PHOTOGRAPHS, with_images
 from .records import build_record, rows_of
 from .timing import OURS, Contender, Timings
-
-PHOTOGRAPHS = Path("runs/bench/photographs")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parses, measures, shows; ValueError for wrong use."""
     parser = measuring_parser("loader")
-    parser.add_argument("--images", type=int, default=640, help="images that are made when data.path is not given")
+    parser.add_argument(
+        "--images", type=int, default=PHOTOGRAPHS, help="images that are made when data.path is not given"
+    )
     parser.add_argument("--images-per-turn", type=int, default=512, help="images of one turn")
     parser.add_argument("--against", default="", metavar="PEER,PEER", help=f"of {', '.join(PEERS)}: in the same turns")
     config, options = parse_measuring(parser, arguments, "deit_tiny")
@@ -68,16 +65,3 @@ def say_demand(timings: Timings, bytes_per_image: float) -> None:
         f"{REQUIRED_IMAGES_PER_SECOND * megabytes:,.0f} MB/s; the full recipe keeps {cores:.2f} cores busy for 1,000 "
         f"images/s, so the budget {cores * REQUIRED_IMAGES_PER_SECOND / 1e3:.2f} cores"
     )
-
-
-def with_images(config: Config, count: int, ranks: Ranks) -> tuple[Config, str]:
-    """The configuration with images to read, made where data.path names none, and what they are, in words."""
-    if config.data.path:
-        return config, config.data.path
-    path = PHOTOGRAPHS.with_name(f"photographs-{count}")
-    if ranks.is_main:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_photographs(path, count)
-    ranks.barrier()
-    config = replace(config, data=replace(config.data, path=str(path)))
-    return config, f"{count} ImageNet-like JPEGs made from photographs of scikit-image and scikit-learn ({path})"

@@ -47,7 +47,7 @@ def stage_turn(loader: TrainLoader, count: int, *, decodes: bool) -> Prepare:
     """A turn that reads the same `count` batches, and decodes them with DALI's decoder, but does no more."""
 
     def prepare() -> Turn:
-        reader = ReadAhead(loader.images, partial(images_of, loader), count)
+        reader = ReadAhead(loader.images, loader.images_of, count)
         pipeline = stage_pipeline(loader, reader, decodes=decodes)
         pipeline.build()
 
@@ -61,13 +61,6 @@ def stage_turn(loader: TrainLoader, count: int, *, decodes: bool) -> Prepare:
         return turn
 
     return prepare
-
-
-def images_of(loader: TrainLoader, step: int) -> np.ndarray:
-    """The images of a step of the run, int64 [B]."""
-    epoch, step_in_epoch = divmod(step, loader.sampler.steps_per_epoch)
-    views = loader.sampler.views(step_in_epoch)
-    return loader.substitutes.replace(epoch, views, loader.sampler.images(epoch, views))
 
 
 def stage_pipeline(loader: TrainLoader, reader: ReadAhead, *, decodes: bool) -> Pipeline:
@@ -85,7 +78,7 @@ def stage_pipeline(loader: TrainLoader, reader: ReadAhead, *, decodes: bool) -> 
             source=source, num_outputs=1, batch=True, batch_info=True, dtype=[types.UINT8], ndim=[1]
         )
         if decodes:
-            return decode(read(fed, feeds), device)
+            return decode(read(fed, feeds), device, loader.hardware_decoder_share)
         # a mapped file would be read only when somebody looks at it
         return fn.io.file.read(fed, dont_use_mmap=True) if feeds == "path" else fed
 

@@ -1,4 +1,7 @@
-"""Peak memory of a turn: torch's, DALI's and the processes', apart."""
+"""Peak memory of a turn on the device: torch's and DALI's, apart.
+
+The host's is not read: all contenders live side by side in one process and its workers, and share what that holds.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ import torch
 
 from deit_fast.memory import bytes_besides_torch
 
-from .process_tree import peak_memory_bytes, reset_peak_memory
-
 
 class PeakMemory(NamedTuple):
     """Bytes; None where there is no such memory."""
@@ -18,8 +19,6 @@ class PeakMemory(NamedTuple):
     """Most that torch's allocator held for tensors on the device."""
     dali: int | None = None
     """What others than torch use on the device, more than when the meter was made: DALI's pools, above all."""
-    process: int = 0
-    """Resident memory of this process and all below it."""
 
     def merged(self, other: PeakMemory) -> PeakMemory:
         """The larger of both, part by part."""
@@ -36,13 +35,12 @@ class MemoryMeter:
 
     def reset(self) -> None:
         """A turn begins."""
-        reset_peak_memory()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def read(self) -> PeakMemory:
         """The peaks since the turn began."""
         if self.device.type != "cuda":
-            return PeakMemory(process=peak_memory_bytes())
+            return PeakMemory()
         dali = max(0, bytes_besides_torch(self.device) - self.before_loaders)
-        return PeakMemory(torch.cuda.max_memory_allocated(self.device), dali, peak_memory_bytes())
+        return PeakMemory(torch.cuda.max_memory_allocated(self.device), dali)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from deit_fast.config import Config
+from deit_fast.distributed import Ranks
+
+PHOTOGRAPHS = 640
+"""As many are made where nobody says how many."""
 LONG_SIDE_PX = 500
 SHORT_SIDES_PX = (333, 375, 400)
 """ImageNet's most frequent shapes are 500x375, 500x333 and their upright forms; its files average 110 KB."""
@@ -54,3 +60,25 @@ def write_photographs(root: Path, count: int, seed: int = 0) -> Path:
         Image.fromarray(pixels).save(folder / f"{index:05d}.jpg", quality=JPEG_QUALITY)
     partial.rename(root)
     return root
+
+
+def photographs_path(count: int) -> Path:
+    """Where `count` of them are kept for the next call."""
+    return Path("runs/bench") / f"photographs-{count}"
+
+
+def make_photographs(count: int) -> Path:
+    """Writes them where they are kept, unless they are there; RuntimeError naming the package that is missing."""
+    return write_photographs(photographs_path(count), count)
+
+
+def with_images(config: Config, count: int, ranks: Ranks) -> tuple[Config, str]:
+    """The configuration with images to read, made where data.path names none, and what they are, in words."""
+    if config.data.path:
+        return config, config.data.path
+    if ranks.is_main:
+        make_photographs(count)
+    ranks.barrier()
+    path = photographs_path(count)
+    config = replace(config, data=replace(config.data, path=str(path)))
+    return config, f"{count} ImageNet-like JPEGs made from photographs of scikit-image and scikit-learn ({path})"

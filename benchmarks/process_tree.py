@@ -1,4 +1,4 @@
-"""CPU time and memory of this process and all below it, from /proc: worker processes and threads count too."""
+"""CPU time of this process and all below it, from /proc: worker processes and threads count too."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-RESET_PEAK = "5"
-"""Written to /proc/PID/clear_refs: VmHWM starts again from what is resident now (man 5 proc)."""
 
 
 class Process(NamedTuple):
@@ -49,20 +47,6 @@ def _seconds_below() -> float:
     return sum(process.ticks for process in below(os.getpid())) / os.sysconf("SC_CLK_TCK")
 
 
-def reset_peak_memory() -> None:
-    """The next `peak_memory_bytes` is that of the time from now on."""
-    for pid in (os.getpid(), *(process.pid for process in below(os.getpid()))):
-        try:
-            (PROC / str(pid) / "clear_refs").write_text(RESET_PEAK)
-        except OSError:  # it ended meanwhile, or the kernel keeps one peak for the whole life of a process
-            continue
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of each of these processes since the last reset, added up; shared pages count in each."""
-    return sum(_peak_resident_bytes(pid) for pid in (os.getpid(), *(process.pid for process in below(os.getpid()))))
-
-
 def below(root: int) -> list[Process]:
     """All living descendants of a process."""
     processes = list(_processes())
@@ -83,12 +67,3 @@ def _processes() -> Iterator[Process]:
             except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
                 continue
             yield Process(int(entry.name), int(fields[1]), sum(int(field) for field in fields[11:15]))
-
-
-def _peak_resident_bytes(pid: int) -> int:
-    try:
-        status = (PROC / str(pid) / "status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    lines = [line.split() for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(lines[0][1]) * 1024 if lines else 0  # a zombie has none

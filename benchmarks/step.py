@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from deit_fast.config import Config
+from deit_fast.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from deit_fast.dali_pipelines.loader import Batch
-from deit_fast.data import image_dtype, kernel_normalizes
+from deit_fast.data import batch_dtype
 from deit_fast.losses import Output
 from deit_fast.mixing import MixedLabels
 from deit_fast.step import TrainStep
@@ -31,18 +31,17 @@ WHOLE_CACHED = f"{WHOLE}, cached labels"
 
 
 def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype, num_classes: int = NUM_CLASSES) -> Batch:
-    """A batch as the loader gives it: channels-last images of noise, and labels.
+    """A batch as the loader gives it: channels-last images of noise, the same in every dtype, and labels.
 
-    dtype: that of the loader's images (data.image_dtype; uint8 where a kernel normalises them).
+    dtype: that of the loader's images (data.batch_dtype); all but uint8 are normalised.
     """
     count = config.runtime.batch_size_per_device * config.runtime.accumulate_steps
     size = config.model.image_size_px
     generator = torch.Generator().manual_seed(config.runtime.seed)
-    shape = (count, 3, size, size)
-    if dtype == torch.uint8:
-        images = torch.randint(256, shape, dtype=dtype, generator=generator)
-    else:
-        images = torch.randn(shape, generator=generator).to(dtype)
+    images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    if dtype != torch.uint8:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        images = images.div(255).sub_(mean).div_(std).to(dtype)
     labels = torch.randint(num_classes, (count,), generator=generator)
     return Batch(
         images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device), torch.arange(count)
@@ -51,7 +50,7 @@ def synthetic_batch(config: Config, device: torch.device, dtype: torch.dtype, nu
 
 def batch_of(parts: Assembled) -> Batch:
     """The synthetic batch of a run's parts."""
-    dtype = torch.uint8 if kernel_normalizes(parts.config) else image_dtype(parts.precision)
+    dtype = batch_dtype(parts.config, parts.precision)
     return synthetic_batch(parts.config, parts.ranks.device, dtype, len(parts.state.classes))
 
 

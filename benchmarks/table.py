@@ -37,7 +37,7 @@ def show_table(title: str, timings: Timings) -> None:
     for contender, timing in timings.items():
         row = timing.row()
         first = firsts.setdefault(contender.workload, timing)
-        memory = row["peak_memory_bytes"]
+        memory = row["peak_memory_bytes"]["torch"]
         rows.append(
             (
                 contender.workload,
@@ -47,7 +47,7 @@ def show_table(title: str, timings: Timings) -> None:
                 f"{row['cpu_ms_per_image']:.2f}",
                 "" if timing is first else f"{first.times_cheaper_than(timing):.2f}",
                 "" if row["mfu"] is None else f"{row['mfu']:.1%}",
-                f"{(memory['torch'] if memory['torch'] is not None else memory['process']) / 1e9:.2f}",
+                "" if memory is None else f"{memory / 1e9:.2f}",
             )
         )
     print_table(title, HEADINGS, rows, text_columns=2)

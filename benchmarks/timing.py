@@ -123,7 +123,7 @@ def time_in_turns(
     """Runs every contender `warm_up_turns` times unmeasured, then all of them in rounds, `turns` times each.
 
     Under torchrun all ranks take each turn together; images and CPU time are their sums, a turn lasts until the last
-    is done. meter: reads the memory; default: the processes' alone.
+    is done. meter: reads the device's memory; default: of none.
     """
     meter = meter or MemoryMeter(torch.device("cpu"))
     timings = {contender: Timing(warm_up_turns=warm_up_turns) for contender in contenders}

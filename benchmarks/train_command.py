@@ -12,10 +12,10 @@ from deit_fast.open_images import open_images
 from deit_fast.tuned import apply_first_ranks_tuned
 
 from .assembled import Assembled, assemble, by_itself
-from .loader_command import with_images
 from .loader_stages import bytes_per_image, loader_stages, loader_works
 from .memory import MemoryMeter
 from .options import Options, measuring_parser, parse_measuring, publish, say
+from .photographs import PHOTOGRAPHS, with_images
 from .records import build_record, rows_of
 from .stalls import scaling, scaling_lines, stall, stall_lines
 from .step import batch_of, step_works
@@ -37,7 +37,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--steps-per-turn", type=int, help="steps of an end-to-end turn; default: 50 on a GPU, 2 on a CPU"
     )
-    parser.add_argument("--images", type=int, default=640, help="images that are made when data.path is not given")
+    parser.add_argument(
+        "--images", type=int, default=PHOTOGRAPHS, help="images that are made when data.path is not given"
+    )
     parser.add_argument(
         "--against", default="", metavar="deit=DIR", help="a checkout of the official program, on a CPU"
     )

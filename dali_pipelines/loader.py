@@ -156,7 +156,7 @@ class TrainLoader(_Loader):
 
     def feed(self, first_step: int, last_step: int) -> tuple[Source, ReadAhead]:
         """What the run's steps from first_step bring to the pipeline, and the reader behind it, to be closed."""
-        reader = ReadAhead(self.images, lambda step: self._position(step)[2], last_step)
+        reader = ReadAhead(self.images, self.images_of, last_step)
 
         def source(info: Any) -> list[Any]:
             step = first_step + info.iteration
@@ -180,6 +180,10 @@ class TrainLoader(_Loader):
         epoch, step_in_epoch = divmod(step, self.sampler.steps_per_epoch)
         views = self.sampler.views(step_in_epoch)
         return epoch, views, self.substitutes.replace(epoch, views, self.sampler.images(epoch, views))
+
+    def images_of(self, step: int) -> np.ndarray:
+        """The images that a step of the run shows, bad ones replaced; int64 [B]."""
+        return self._position(step)[2]
 
     def batches(self, first_step: int, last_step: int) -> Generator[Batch, None, None]:
         """The batches of the run's steps first_step to last_step - 1; epochs follow one another without a pause.

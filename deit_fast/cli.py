@@ -18,8 +18,9 @@ deit-fast VERB [options]
   train   deit-fast train --config deit_base_distilled --data.path /imagenet [--section.key value ...]
   eval    deit-fast eval --checkpoint FILE --data.path /imagenet: top-1 and top-5 by [CLS], distillation token, average
   bench   deit-fast bench loader|step|train|kernels: images/s of every stage against the budget, times of kernels;
-          parity with timm; accuracy: the recipe's claims in small; compare A B: what differs beyond noise between two
-          runs; report ROWS.jsonl --out FILE.html: all of it as one page
+          parity with timm; images: those of each pipeline here against the CPU's; accuracy: the recipe's claims in
+          small; compare A B: what differs beyond noise between two runs; report ROWS.jsonl --out FILE.html: all of it
+          as one page
   profile deit-fast profile --config RECIPE --data.path DIR: where each millisecond of a step goes; profile compare A B
   tune    deit-fast tune --config RECIPE: measures what is fastest here, for train and bench to use
   doctor  deit-fast doctor --config RECIPE --data.path DIR: what would go wrong in the next days, and its mend

@@ -87,6 +87,11 @@ def kernel_normalizes(config: Config) -> bool:
     return choose("batch_prep", config.runtime.kernels) == "triton" and config.augment.erase_probability == 0
 
 
+def batch_dtype(config: Config, precision: str) -> torch.dtype:
+    """That of the training loader's images: uint8 where a kernel normalises them."""
+    return torch.uint8 if kernel_normalizes(config) else image_dtype(precision)
+
+
 def train_loader(config: Config, images: ImageSet, ranks: Ranks, precision: str) -> TrainLoader:
     """This rank's share of every global batch."""
     sampler = TrainSampler(

@@ -108,3 +108,12 @@ def process_group(device: str) -> Iterator[Ranks]:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def one_process(device: str, verb: str) -> Iterator[Ranks]:
+    """This process alone, for a verb that takes one device; ValueError under torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{verb} takes one device; start it without torchrun")
+    with process_group(device) as ranks:
+        yield ranks

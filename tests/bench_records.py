@@ -29,7 +29,7 @@ def row(workload, name, speeds, *, cpu_ms=1.0, images=64, tflops=None, steps=Fal
         seconds,
         [] if cpu_ms is None else [cpu_ms * images / 1e3] * len(speeds),
         step_seconds=seconds if steps else [],
-        memory=PeakMemory(**memory or {"process": 2 * 2**30}),
+        memory=PeakMemory(**memory or {}),
         warm_up_turns=1,
         flops_per_image=tflops and 1e12 * tflops,
         peak_flops=tflops and 1e12 * PEAK_TFLOPS,
@@ -66,7 +66,7 @@ def record(bench, rows, *, time="2026-11-25T02:00:00+00:00", title=None, verdict
 def step_record(scale=1.0, **more):
     """A step of DeiT-B on 8 devices: 412 images/s and a live teacher, times `scale`."""
     spread = np.array([0.96, 0.99, 1.0, 1.01, 1.02, 0.8]) * scale
-    gib = {"torch": 22 * 2**30, "dali": 3 * 2**30, "process": 9 * 2**30}
+    gib = {"torch": 22 * 2**30, "dali": 3 * 2**30}
 
     def part(name, speed, tflops=None):
         return row(name, "deit_fast", (spread * speed).tolist(), tflops=tflops, memory=gib)

@@ -15,7 +15,7 @@ import torch
 
 from deit_fast.benchmarks.assembled import assemble
 from deit_fast.benchmarks.peers import CROP, FULL
-from deit_fast.benchmarks.process_tree import Stopwatch, peak_memory_bytes, reset_peak_memory
+from deit_fast.benchmarks.process_tree import Stopwatch
 from deit_fast.benchmarks.records import read_records
 from deit_fast.benchmarks.step import batch_of
 from deit_fast.benchmarks.timing import OURS, Contender, Timing, time_in_turns
@@ -52,7 +52,8 @@ def test_loader(photographs, tmp_path, capsys):
     full = rows["full recipe", "deit_fast graph"]
     assert full["images_per_turn"] == 32
     assert full["images_per_second_min"] <= full["images_per_second"] <= full["images_per_second_max"]
-    assert rows["validation", "deit_fast graph"]["images_per_turn"] == 12  # there are no more
+    validation = {name: row["images_per_turn"] for (workload, name), row in rows.items() if workload == "validation"}
+    assert validation == dict.fromkeys(validation, 32)  # of 12 images, which come again for all alike
     assert {name for _, name in rows} >= {"timm", "torchvision"}
     assert (("full recipe", "deit_fast native") in rows) == is_available()
     assert all(rows["full recipe", peer]["images_per_turn"] == 32 for peer in ("timm", "torchvision"))
@@ -139,7 +140,7 @@ def test_train_times_every_stage_and_the_whole(few_digits, tmp_path, capsys):
     whole = rows["end to end", OURS]
     assert (whole["images_per_turn"], whole["turns"], whole["warm_up_turns"]) == (24, 2, 1)
     assert whole["step_ms_p50"] <= whole["step_ms_p95"] <= whole["step_ms_p99"]
-    assert whole["peak_memory_bytes"]["process"] > 100e6
+    assert whole["peak_memory_bytes"] == {"torch": None, "dali": None}  # the host's would be all contenders' together
     # a step with the teacher asks for the teacher's arithmetic besides, and for no more
     cached, teacher = rows["end to end, cached labels", OURS], rows["teacher forward", OURS]
     assert whole["tflops_per_image"] == pytest.approx(cached["tflops_per_image"] + teacher["tflops_per_image"])
@@ -241,23 +242,6 @@ walks = sum(Stopwatch().read()[1] for _ in range(10))
 assert walks < 0.1 * (time.process_time() - start), walks
 """
     subprocess.run([sys.executable, "-c", source], check=True)
-
-
-def test_peak_memory_is_that_of_the_turn():
-    """What was freed before a reset no longer counts; a child's memory does."""
-    big = np.ones(40 << 20, dtype=np.uint8)
-    reset_peak_memory()
-    before = peak_memory_bytes()
-    del big
-    reset_peak_memory()
-    if peak_memory_bytes() > before - (30 << 20):
-        pytest.skip("this kernel keeps one peak for the whole life of a process")
-    base = peak_memory_bytes()
-    hold = "import time\nhold = bytearray(64 << 20)\nprint('done', flush=True)\ninput()"
-    with subprocess.Popen([sys.executable, "-c", hold], stdin=PIPE, stdout=PIPE, text=True) as child:
-        assert child.stdout.readline() == "done\n"
-        assert peak_memory_bytes() - base >= 64 << 20
-        child.communicate("\n")
 
 
 @pytest.mark.gpu

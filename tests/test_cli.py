@@ -1,6 +1,7 @@
 """The command line: what it answers to wrong use (one line, exit code 2, nothing written), and what the verbs print."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import timm
 import torch
 
 from deit_fast.benchmarks.command import VERBS
-from deit_fast.cli import main
+from deit_fast.cli import USAGE, main
 
 MINI = "deit_mini_distilled_patch8_32"
 
@@ -49,6 +50,8 @@ def test_no_verb_and_an_unknown_one(capsys):
     assert "deit-fast VERB" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "deit-fast VERB" in capsys.readouterr().out
+    (bench,) = re.findall(r"^  bench .*?(?=^  \w)", USAGE, re.DOTALL | re.MULTILINE)
+    assert not [verb for verb in VERBS if not re.search(rf"\b{verb}\b(?!/s)", bench)]
     line = wrong_use(capsys, "fly")
     verbs = "demo, train, eval, bench, profile, tune, doctor, plan, data, teacher-cache, export"
     assert f"unknown verb fly; the verbs are {verbs}" in line
@@ -65,6 +68,13 @@ def test_help_shows_types_units_and_defaults(capsys, verb):
     if verb == "train":
         assert "in pixels" in text
         assert "--model.image_size_px" in text
+
+
+@pytest.mark.parametrize("verb", [("tune",), ("bench", "images"), ("bench", "accuracy")])
+def test_what_takes_one_device_is_refused_under_torchrun(capsys, monkeypatch, verb):
+    """Before anything is written: each rank would write it."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert f"deit-fast {' '.join(verb)} takes one device; start it without torchrun" in wrong_use(capsys, *verb)
 
 
 def test_data_that_is_not_there(capsys, tmp_path, few_digits):

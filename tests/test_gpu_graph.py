@@ -5,8 +5,10 @@ import pytest
 import torch
 from nvidia.dali import backend, fn, pipeline_def
 
+from deit_fast.benchmarks.loader_stages import stage_pipeline
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
+from deit_fast.dali_pipelines.read_ahead import ReadAhead
 from deit_fast.dali_pipelines.sampler import TrainSampler, ValidationSampler
 from deit_fast.dali_pipelines.train_augment import IMAGENET_MEAN, IMAGENET_STD, TrainAugment
 from deit_fast.dali_pipelines.train_graph import build_train_pipeline
@@ -87,6 +89,17 @@ def test_the_gpus_decoder_sees_what_the_cpus_sees_and_reserves_its_memory(varian
     assert decoder["adjust_orientation"] is False
     for hint in ("hw_decoder_load", "preallocate_width_hint", "device_memory_padding", "host_memory_padding"):
         assert decoder[hint] > 0
+
+
+def test_the_decode_stage_decodes_as_the_loader(few_digits):
+    images = scan_image_folder(few_digits / "train")
+    sampler = TrainSampler(len(images), global_batch_size=8, group_size=8, repeats=1, seed=0)
+    loader = TrainLoader(images, sampler, TrainAugment(), device="cuda", hardware_decoder_share=0.25)
+    reader = ReadAhead(images, lambda _step: np.arange(8), 1)
+    pipeline = stage_pipeline(loader, reader, decodes=True)
+    pipeline._build_graph()
+    (decoder,) = (instance._op._init_args for instance in pipeline._ops if instance._op.device == "mixed")
+    assert decoder["hw_decoder_load"] == 0.25
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

@@ -114,7 +114,7 @@ def test_bad_files_are_those_of_the_cache(few_digits, tmp_path, teacher_checkpoi
     trainer = Trainer(make("cached", "--distill.label_cache", str(tmp_path / "labels")), ALONE)
     assert len(trainer.train_loader.substitutes.bad) == 1
     assert_same(saved(live)["model"], saved(trainer.fit())["model"])
-    shown = trainer.train_loader._position(0)[2]
+    shown = trainer.train_loader.images_of(0)
     other = Path(trainer.train_loader.images.path(int(shown[0])))  # goes bad afterwards, with as many bytes
     other.write_bytes(b"x" * other.stat().st_size)
     trainer = Trainer(make("later", "--distill.label_cache", str(tmp_path / "labels")), ALONE)

@@ -98,6 +98,13 @@ def test_a_later_run_of_another_model_does_not_take_the_verdicts_place():
     assert page.count("the budget&#x27;s step. 8 x Made-up GPU") >= 2  # waterfall and arithmetic are of the same call
 
 
+def test_the_hosts_memory_is_shown_as_no_contenders():
+    """All contenders lived in the process of which older rows tell."""
+    older = [{**one, "peak_memory_bytes": {"torch": None, "process": 9 * 2**30}} for one in step_record()["rows"]]
+    assert "Memory at the peak" not in build_page(gather([record("step", older, verdict=verdict(412.0))])).html()
+    assert "Memory at the peak" in build_page(gather([step_record()])).html()
+
+
 def test_rows_are_called_as_they_are_written():
     assert results.LOADER_STAGES == (loader_stages.READ, loader_stages.DECODE, peers.CROP, peers.FULL)
     assert results.STEP_STAGES == step.PARTS

@@ -13,13 +13,13 @@ from deit_fast.benchmarks.timing import Timing
 from deit_fast.benchmarks.tune import questions as asked
 from deit_fast.benchmarks.tune.answer import Tried, choose, judge
 from deit_fast.benchmarks.tune.journal import ENDED, Journal
-from deit_fast.benchmarks.tune.loader_workload import LoaderWorkload
+from deit_fast.benchmarks.tune.loader_workload import BATCHES_IN_A_TURN, LoaderWorkload
 from deit_fast.benchmarks.tune.question import Candidate, CandidateError, Question
 from deit_fast.benchmarks.tune.search import Search
-from deit_fast.benchmarks.tune.step_workload import StepWorkload
+from deit_fast.benchmarks.tune.step_workload import StepWorkload, with_batch_size
 from deit_fast.benchmarks.tune.teacher_workload import TeacherWorkload
 from deit_fast.cli import main
-from deit_fast.config import Config, DataConfig, DistillConfig, ModelConfig
+from deit_fast.config import AugmentConfig, Config, DataConfig, DistillConfig, ModelConfig
 from deit_fast.distributed import Ranks
 from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.attention.reference import attention_reference
@@ -157,6 +157,21 @@ def test_nothing_correct_is_an_error(tmp_path):
         run(tmp_path / "tuned.yaml", [prefetch_question(1, 3)])
 
 
+def test_our_own_mistake_is_not_told_as_a_candidates(tmp_path):
+    """What no machine can cause ends the search, and the next run tries the candidate again."""
+
+    class Mistaken(Costs):
+        def ready(self, config):
+            return lambda count: lambda: lambda: len(config, count)
+
+    path, question = tmp_path / "tuned.yaml", prefetch_question(6, 2)
+    with pytest.raises(TypeError, match="len"):
+        run(path, [question], Mistaken())
+    workload = Costs()
+    run(path, [question], workload)
+    assert workload.checked == [6, 2]
+
+
 def test_the_default_stays_unless_another_is_clearly_faster():
     assert choose({"default": [1.0] * 4, "a": [1.01] * 4}) == "default"
     assert choose({"default": [1.0] * 4, "a": [0.9, 0.9, 9.0, 9.0]}) == "default"  # half of the rounds only
@@ -212,6 +227,16 @@ def test_a_wrong_attention_is_found_by_its_gradients(monkeypatch, factor, told):
     assert 1e-4 < workload.check(with_values(MINI, {"runtime.precision": "bf16"})) < 0.1
 
 
+@pytest.mark.parametrize(("erase_probability", "dtype"), [(0.0, torch.uint8), (0.25, torch.float32)])
+def test_the_step_takes_what_the_loader_gives_it(erase_probability, dtype):
+    """Bytes where a kernel normalises them; the plain step that it is checked against sees the same images."""
+    config = with_values(with_batch_size(MINI, 8), {"runtime.precision": "fp32", "runtime.kernels": "batch_prep"})
+    config = replace(config, augment=AugmentConfig(erase_probability=erase_probability))
+    workload = StepWorkload(CPU, 1000)
+    assert workload.build(config)[1].images.dtype == dtype
+    assert workload.check(config) < 1e-4
+
+
 @pytest.mark.parametrize("backend", ["sdpa_flash", "sdpa_cudnn", "triton"])
 def test_what_may_be_chosen_can_be_counted(backend):
     """A run whose attention was tuned counts its arithmetic on the meta device, as any other does."""
@@ -248,6 +273,13 @@ def test_a_loader_that_shows_others_is_found(few_digits):
         workload.check(with_values(config, {"runtime.seed": 1}))
     with pytest.raises(CandidateError, match="pixels differ"):
         workload.check(replace(config, augment=replace(config.augment, flip_probability=1.0)))
+
+
+def test_turns_of_a_loader_take_whole_batches(few_digits):
+    config = replace(with_batch_size(MINI, 8), data=DataConfig(path=str(few_digits), num_threads=1))
+    workload = LoaderWorkload(CPU, open_images(config.data, "train"), StepWorkload(CPU, 1000))
+    repeat = workload.ready(config)
+    assert [repeat(count)()() for count in (1, 2)] == [8 * BATCHES_IN_A_TURN, 2 * 8 * BATCHES_IN_A_TURN]
 
 
 def test_the_command_writes_what_train_takes_over(few_digits, tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from deit_fast.config_file import config_parser, parse_arguments
-from deit_fast.distributed import process_group
+from deit_fast.distributed import one_process
 
 from ..records import Record, append_record, build_record
 from ..table import print_table
@@ -41,10 +41,10 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     counts = {"train": plan.images, "val": plan.val_images}
     folder = Path(options.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    made = folder / f"fashion_mnist_{plan.images}_{plan.val_images}"
-    data = Path(options.data) if options.data else write_fashion_mnist(made, counts, Path(options.fashion_mnist))
-    with process_group(options.device) as ranks:
+    with one_process(options.device, "deit-fast bench accuracy") as ranks:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = folder / f"fashion_mnist_{plan.images}_{plan.val_images}"
+        data = Path(options.data) if options.data else write_fashion_mnist(made, counts, Path(options.fashion_mnist))
         teachers, results = run_experiment(plan, data, folder, ranks, partial(console.print, markup=False))
         record = record_of(plan, data, teachers, results, ranks.device)
     show(record)

@@ -13,6 +13,7 @@ from deit_fast.distributed import choose_device
 from deit_fast.environment import describe_environment
 
 from ..options import say
+from ..photographs import PHOTOGRAPHS, make_photographs
 from .run import read_results, run_step
 from .show import write_page
 from .steps import Plan, build_steps
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if wanted and step.name not in wanted:
             continue
         say(f"{step.name}: {step.promise}")
+        if step.name == "profile" and not plan.data:  # whose verb makes no images, as the benchmarks' do
+            make_photographs(PHOTOGRAPHS)
         results[step.name] = run_step(step, plan.out)
         say(f"  {'held' if results[step.name].held else 'did NOT hold'}: {results[step.name].text}")
         page = write_page(steps, results, describe_environment(device), plan.out)

@@ -13,7 +13,9 @@ import yaml
 
 from deit_fast.config_file import recipe_names
 
+from ..photographs import PHOTOGRAPHS, photographs_path
 from ..records import read_records
+from ..report import verdict_text
 
 Read = Callable[[str], str]
 """The step's output -> what it found, in a line; StepError when it ended well and yet did not hold."""
@@ -110,7 +112,7 @@ def profile_step(plan: Plan, verb: list[str], use: list[str]) -> Step:
     if recipe != plan.config:
         use = []  # the file is of the recipe with the teacher
     folder = plan.out / "profile"
-    images = [] if plan.data else ["--data.path", str(Path("runs/bench/photographs-640"))]  # which bench loader made
+    images = [] if plan.data else ["--data.path", str(photographs_path(PHOTOGRAPHS))]
     command = [*verb, "profile", *arguments, *images, *use, "--out", str(folder)]
     return Step("profile", "the time of a step is accounted for", command, lambda _output: read_profile(folder))
 
@@ -153,11 +155,12 @@ def read_bench(path: Path, what: str) -> str:
     verdict = record["verdict"]
     if verdict is None:
         return f"{len(record['rows'])} rows: {record['title']}"
+    judgement = verdict_text.judge(record)
     text = (
-        f"{verdict['measured_per_device']:,.1f} images/s a device, {verdict['margin']:.2f} of the budget's share; "
+        f"{verdict['measured_per_device']:,.1f} images/s a device. {judgement.headline}; "
         f"limit: {verdict['limiting_stage']}"
     )
-    if what == "train" and verdict["margin"] < 1:
+    if what == "train" and judgement.good is False:
         raise StepError(text)
     return text
 

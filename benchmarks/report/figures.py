@@ -19,6 +19,8 @@ AUGMENTATION = "augmentation"
 """In a verdict: what the full recipe adds to decoding and cropping."""
 NOT_THE_RECIPE = "(not the recipe)"
 GIB = 2**30
+DEVICE_MEMORY = {"torch": ("torch", SERIES[0]), "dali": ("DALI", SERIES[2])}
+"""Of a row's peak_memory_bytes: whose, and its colour."""
 
 
 def named(row: Row) -> str:
@@ -145,18 +147,18 @@ def latency(rows: Sequence[Row]) -> Spec:
     }
 
 
+def has_memory(row: Row) -> bool:
+    """Whether a row tells of a device's memory; without a GPU there is none."""
+    return any((row.get("peak_memory_bytes") or {}).get(part) for part in DEVICE_MEMORY)
+
+
 def memory(rows: Sequence[Row]) -> Spec:
-    """GiB at the peak of each row: torch's and DALI's on the device, and the processes' on the host."""
-    parts = (
-        ("torch", "torch, on the device", SERIES[0]),
-        ("dali", "DALI, on the device", SERIES[2]),
-        ("process", "processes, on the host", SERIES[5]),
-    )
+    """GiB at the peak of each row on the device: torch's and DALI's."""
     return bars(
         [
-            Bar(f"{named(row)}: {where}", row["peak_memory_bytes"][part] / GIB, text_of_gib(row, part), colour)
+            Bar(f"{named(row)}: {whose}", row["peak_memory_bytes"][part] / GIB, text_of_gib(row, part), colour)
             for row in rows
-            for part, where, colour in parts
+            for part, (whose, colour) in DEVICE_MEMORY.items()
             if row["peak_memory_bytes"].get(part)
         ],
         "GiB at the peak",

@@ -157,12 +157,10 @@ def _latency(page: Page, record: Record) -> None:
 
 
 def _memory(page: Page, records: list[Record]) -> None:
-    rows = [
-        row for record in records for row in record["rows"] if figures.is_main(row) and row.get("peak_memory_bytes")
-    ]
+    rows = [row for record in records for row in record["rows"] if figures.is_main(row) and figures.has_memory(row)]
     if not rows:
         return
-    page.section("Memory at the peak", "torch and DALI on a device, apart; all processes on the host.")
+    page.section("Memory at the peak", "On a device: torch's, and what else was taken there, DALI's pools above all.")
     page.figure(figures.memory(rows), "The largest of all turns.")
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from deit_fast.benchmarks.options import say
-from deit_fast.benchmarks.photographs import write_photographs
+from deit_fast.benchmarks.photographs import PHOTOGRAPHS, make_photographs
 from deit_fast.benchmarks.step import NUM_CLASSES
 from deit_fast.cli import write_json
 from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.config_rules import check_config
 from deit_fast.dali_pipelines.image_set import ImageSet
-from deit_fast.distributed import Ranks, process_group
+from deit_fast.distributed import Ranks, one_process
 from deit_fast.environment import describe_environment
 from deit_fast.open_images import open_images
 from deit_fast.tuned import as_text, conditions, tuned_path
@@ -30,8 +30,6 @@ from .questions import QUESTIONS
 from .search import Search
 from .step_workload import StepWorkload
 from .teacher_workload import TeacherWorkload
-
-PHOTOGRAPHS = 640
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,9 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     check_config(config)
     questions = chosen_questions(chosen.only)
     deadline = time.monotonic() + 60 * chosen.minutes
-    with process_group(config.runtime.device) as alone:
-        if alone.world_size > 1:
-            raise ValueError("deit-fast tune measures one device; start it without torchrun")
+    with one_process(config.runtime.device, "deit-fast tune") as alone:
         ranks = as_one_of(chosen.processes or processes_here(alone.device), alone)
         journal = open_journal(config, ranks, chosen.out, chosen.again)
         say(f"tuning {config.model.name} for {journal.valid_for['device']}, {ranks.cores} cores -> {journal.path}")
@@ -114,10 +110,8 @@ def find_images(config: Config) -> ImageSet | None:
     """Those of data.path, or photographs; None, said, when neither is there."""
     if config.data.path:
         return open_images(config.data, "train")
-    folder = Path("runs/bench") / f"photographs-{PHOTOGRAPHS}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_photographs(folder, PHOTOGRAPHS)
+        folder = make_photographs(PHOTOGRAPHS)
     except RuntimeError as error:
         say(f"the loader is not tuned: {error}")
         return None

@@ -66,7 +66,8 @@ class LoaderWorkload:
             size = min(IMAGES_IN_A_BATCH_ON_CPU, size)
         config = with_batch_size(config, size)
         loader = self._loader(config)
-        consume = self._training(config, loader) if self.ranks.device.type == "cuda" else count_images
+        on_gpu = self.ranks.device.type == "cuda"
+        consume = self._training(config, loader) if on_gpu else partial(count_images, device=self.ranks.device)
 
         def prepare(count: int) -> Prepare:
             return lambda: partial(consume, loader.batches(0, count * BATCHES_IN_A_TURN))

@@ -116,7 +116,10 @@ class Search:
 
 
 def try_one(one: Tried, config: Config, workload: Workload) -> Ready | None:
-    """Checks and warms up a candidate; None, with the reason in `fails`, for one that does not work."""
+    """Checks and warms up a candidate; None, with the reason in `fails`, for one that does not work.
+
+    TypeError and NameError are mistakes of the program, not of a candidate, and end it.
+    """
     try:
         one.error = float(f"{workload.check(config):.3g}")
         repeat = workload.ready(config)
@@ -125,6 +128,8 @@ def try_one(one: Tried, config: Config, workload: Workload) -> Ready | None:
             start = time.perf_counter()
             turn()
             seconds = time.perf_counter() - start
+    except (TypeError, NameError):
+        raise
     except Exception as error:  # noqa: BLE001 - compilers and drivers fail with anything; it is told, and not chosen
         one.fails = first_line(error)
         return None

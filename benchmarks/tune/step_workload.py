@@ -12,7 +12,7 @@ from deit_fast.benchmarks.step import synthetic_batch
 from deit_fast.build_step import assemble_step, compile_student
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.loader import Batch
-from deit_fast.data import image_dtype
+from deit_fast.data import batch_dtype
 from deit_fast.distributed import Ranks
 from deit_fast.precision import choose_precision
 from deit_fast.run_state import first_state
@@ -90,7 +90,7 @@ class StepWorkload:
     def build(self, config: Config, loss_scale: float = 2.0**16) -> tuple[TrainStep, Batch, list[int]]:
         """A step with first weights, a batch, and its mixing groups."""
         precision = choose_precision(config.runtime.precision, self.ranks.device)
-        batch = synthetic_batch(config, self.ranks.device, image_dtype(precision))
+        batch = synthetic_batch(config, self.ranks.device, batch_dtype(config, precision))
         teacher = no_teacher if config.distill.kind == "none" else self._fixed_logits(len(batch.labels))
         config = replace(config, distill=replace(config.distill, label_cache=None))
         classes = tuple(map(str, range(self.num_classes)))
