@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,9 +16,10 @@ from deit_fast.dali_pipelines.native_graph import choose_backend
 from deit_fast.dali_pipelines.sampler import ValidationSampler
 from deit_fast.data import open_train_and_val, train_loader, validation_loader
 from deit_fast.distributed import Ranks
+from deit_fast.open_images import open_images
 from deit_fast.precision import choose_precision
 
-from .loader_stages import DECODE, READ, count_images, our_train_turn, stage_turn
+from .loader_stages import DECODE, READ, bytes_per_image, count_images, our_train_turn, stage_turn
 from .memory import MemoryMeter
 from .peers import CROP, FULL, PEERS, VALIDATION, peer_turn, shown_name
 from .timing import OURS, Contender, Prepare, Timings, time_in_turns
@@ -62,6 +64,21 @@ def our_train_configs(config: Config) -> dict[Contender, Config]:
     return configs
 
 
+def our_packed_turns(
+    config: Config, packed: Path, ranks: Ranks, precision: str, count: int
+) -> dict[Contender, Prepare]:
+    """Crops and the recipe on shards, named by the size of their files."""
+    config = replace(config, data=replace(config.data, path=str(packed), repeats_placement="official"))
+    images = open_images(config.data, "train")
+    turns = {}
+    for workload in (CROP, FULL):
+        recipe = Contender(workload, f"{OURS} {config.data.backend}")
+        loader = train_loader(our_train_configs(config)[recipe], images, ranks, precision)
+        name = f"{recipe.name}, packed, {bytes_per_image(images) / 1e3:.0f} KB a file"
+        turns[Contender(workload, name)] = our_train_turn(loader, count)
+    return turns
+
+
 def our_validation_turn(config: Config, images: ImageSet, ranks: Ranks, precision: str, count: int) -> Prepare:
     """A turn of `count` batches of the training batch's size."""
     batch_size = config.runtime.batch_size_per_device
@@ -84,9 +101,13 @@ def time_loader(
     turns: int,
     batches_per_turn: int,
     against: Sequence[str] = (),
+    packed: Path | None = None,
     warm_up_turns: int = 1,
 ) -> Timings:
-    """Times our loader and `against`'s on data.path's images, as many threads as theirs have worker processes."""
+    """Times our loader and `against`'s on data.path's images, as many threads as theirs have worker processes.
+
+    packed: ours on this folder's training images too, which `deit-fast data pack` made of the same ones.
+    """
     precision = choose_precision(config.runtime.precision, ranks.device)
     train_images, val_images = open_train_and_val(config.data)
     meter = MemoryMeter(ranks.device)
@@ -100,6 +121,8 @@ def time_loader(
         for contender, variant in our_train_configs(ours).items():
             loader = train_loader(variant, train_images, ranks, precision)
             contenders[contender] = our_train_turn(loader, batches_per_turn)
+        if packed is not None:
+            contenders |= our_packed_turns(ours, packed, ranks, precision, batches_per_turn)
         contenders[Contender(VALIDATION, f"{OURS} {backend}")] = our_validation_turn(
             ours, val_images, ranks, precision, batches_per_turn
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND
 from deit_fast.config_file import config_as_dict
@@ -27,6 +28,12 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--images-per-turn", type=int, default=512, help="images of one turn")
     parser.add_argument("--against", default="", metavar="PEER,PEER", help=f"of {', '.join(PEERS)}: in the same turns")
+    parser.add_argument(
+        "--packed",
+        type=Path,
+        metavar="DIR",
+        help="ours on it too: the same images by `deit-fast data pack`, shrunk or not",
+    )
     config, options = parse_measuring(parser, arguments, "deit_tiny")
     against = [name for name in options.against.split(",") if name]
     check_peers(against)
@@ -41,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
             turns=options.turns,
             batches_per_turn=count,
             against=against,
+            packed=options.packed,
             warm_up_turns=options.warm_up_turns,
         )
         title = f"loader, {config.model.image_size_px} px, batch {batch}: {source}"
