@@ -93,12 +93,12 @@ class DeiT(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, N, C]: class token, distillation token, patches; with positions."""
         patches_BNC = self.patch_embed(images)
-        prefix: list[Tensor] = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
-        prefix_BKC = torch.cat(prefix, dim=1).expand(len(images), -1, -1)
         if not self.shape.positions_on_prefix:
             patches_BNC = patches_BNC + self.pos_embed
-            return torch.cat([prefix_BKC.to(patches_BNC.dtype), patches_BNC], dim=1)
-        return torch.cat([prefix_BKC.to(patches_BNC.dtype), patches_BNC], dim=1) + self.pos_embed
+        tokens = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
+        prefix = [token.to(patches_BNC.dtype).expand(len(images), -1, -1) for token in tokens]
+        x_BNC = torch.cat([*prefix, patches_BNC], dim=1)
+        return x_BNC + self.pos_embed if self.shape.positions_on_prefix else x_BNC
 
     def forward_heads(self, images: Tensor, drop_path: DropPath | None = None) -> Heads:
         """The logits of each head.

@@ -234,5 +234,4 @@ def test_gradients_lie_in_memory_as_their_parameters():
     model = student("deit_mini_distilled_patch8_32", num_classes=3)
     sum(head.sum() for head in model(torch.rand(2, 3, 32, 32))).backward()
     for name, parameter in model.named_parameters():
-        strides = zip(parameter.grad.stride(), parameter.stride(), parameter.shape, strict=True)
-        assert all(mine == other for mine, other, size in strides if size > 1), name
+        assert parameter.grad.stride() == parameter.stride(), name
