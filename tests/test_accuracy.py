@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from deit_fast.benchmarks.accuracy import experiment
-from deit_fast.benchmarks.accuracy.experiment import finished_run, nearest_epoch
+from deit_fast.benchmarks.accuracy.experiment import Run, finished_run, nearest_epoch, train_on_cores
 from deit_fast.benchmarks.accuracy.fashion_mnist import DEBIAN, balanced, read_idx, write_fashion_mnist
 from deit_fast.benchmarks.accuracy.intervals import T_975, Interval, difference, interval, verdict
 from deit_fast.benchmarks.accuracy.show import accuracy_plot, accuracy_table
@@ -124,15 +125,29 @@ def test_variants_differ_in_what_they_claim_to(tmp_path):
 
 def test_a_finished_run_is_not_done_again_and_other_settings_are_refused(few_digits, tmp_path, monkeypatch):
     config = student_config(NONE, SMALL, few_digits, tmp_path / "run", 0, None)
-    first = finished_run(config, ALONE, "first")
+    first = finished_run(Run(config, "first"), ALONE)
     assert first["step"] == 1
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == first
     monkeypatch.setattr(experiment, "Trainer", None)  # would raise if it were built
-    assert finished_run(config, ALONE, "again") == first
+    assert finished_run(Run(config, "again"), ALONE) == first
     with pytest.raises(ValueError, match=r"result.json was made with other settings: optim.lr .*--folder"):
-        finished_run(replace(config, optim=replace(config.optim, lr=1.0)), ALONE, "other")
+        finished_run(Run(replace(config, optim=replace(config.optim, lr=1.0)), "other"), ALONE)
     with pytest.raises(ValueError, match=r"data.path"):
-        finished_run(replace(config, data=replace(config.data, path="/elsewhere")), ALONE, "other")
+        finished_run(Run(replace(config, data=replace(config.data, path="/elsewhere")), "other"), ALONE)
+
+
+def test_runs_share_the_cores_and_one_that_fails_is_told(few_digits, tmp_path, capfd):
+    """Both are trained, each on a core of its own; this process has all its cores again."""
+    good = Run(student_config(NONE, SMALL, few_digits, tmp_path / "good", 0, None), "good", keeps_weights=False)
+    bad = Run(student_config(NONE, SMALL, tmp_path / "nowhere", tmp_path / "bad", 0, None), "bad")
+    cores = os.sched_getaffinity(0)
+    with pytest.raises(RuntimeError, match="not all runs finished"):
+        train_on_cores([bad, good] if len(cores) > 1 else [good, bad])
+    assert os.sched_getaffinity(0) == cores
+    assert good.result_file.is_file()
+    assert not list(good.result_file.parent.glob("*.pt"))
+    assert not bad.result_file.is_file()
+    assert f"deit-fast: bad: data.path {tmp_path / 'nowhere'}" in capfd.readouterr().err
 
 
 def test_the_early_convnet_is_the_nearest():
