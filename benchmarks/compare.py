@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .records import Record
+from deit_fast.bench_records import Record
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

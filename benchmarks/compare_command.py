@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from deit_fast.bench_records import Record, read_records
 from deit_fast.cli import write_json
 from deit_fast.config_file import config_parser, parse_arguments
 
 from .compare import CONFIDENCE, RESAMPLES, Comparison, Interval, compare_rows, differing_facts
 from .options import say
-from .records import Record, read_records
 from .table import print_table
 
 

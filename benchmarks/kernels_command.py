@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from deit_fast.bench_records import Record, append_record
 from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.environment import describe_environment
 
 from .kernel_contenders import Sizes
 from .options import Options, say
-from .records import Record, append_record, build_record
+from .records import build_record
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CPU_SIZES = {"batch": 2, "heads": 3, "head_dim": 64}

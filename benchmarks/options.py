@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from deit_fast.bench_records import Record, append_record
 from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_config
 from deit_fast.distributed import Ranks, choose_device
 
-from .records import Record, append_record
 from .table import show_table
 from .timing import Timings
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from deit_fast.bench_records import append_record
 from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.dali_pipelines.native import plugin
 
 from . import native_parity, parity
 from .options import say
-from .records import append_record, build_record
+from .records import build_record
 
 
 def run(arguments: Sequence[str]) -> int:

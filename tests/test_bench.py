@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from deit_fast.bench_records import read_records
 from deit_fast.benchmarks.assembled import assemble
 from deit_fast.benchmarks.peers import CROP, FULL
 from deit_fast.benchmarks.process_tree import Stopwatch
-from deit_fast.benchmarks.records import read_records
 from deit_fast.benchmarks.step import batch_of
 from deit_fast.benchmarks.timing import OURS, Contender, Timing, time_in_turns
 from deit_fast.benchmarks.timm_step import TimmStep, timm_student

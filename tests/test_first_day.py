@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from deit_fast.bench_records import append_record
 from deit_fast.benchmarks.first_day.__main__ import main as first_day
 from deit_fast.benchmarks.first_day.run import Result, judge, read_results, run_step
 from deit_fast.benchmarks.first_day.show import headline, write_page
 from deit_fast.benchmarks.first_day.steps import Plan, Step, StepError, build_steps, read_bench, read_tests, read_tuned
 from deit_fast.benchmarks.image_comparison import difference
-from deit_fast.benchmarks.records import append_record, build_record
+from deit_fast.benchmarks.records import build_record
 from deit_fast.benchmarks.verdict import Stage, reach_verdict
 from deit_fast.cli import main
 from deit_fast.config import IMAGENET_STD

@@ -5,8 +5,9 @@ import os
 
 import torch
 
+from deit_fast.bench_records import SCHEMA, append_record, read_records
 from deit_fast.benchmarks.provenance import GPU_FACTS, describe_machine, gpu_facts
-from deit_fast.benchmarks.records import SCHEMA, append_record, build_record, read_records, rows_of
+from deit_fast.benchmarks.records import build_record, rows_of
 from deit_fast.benchmarks.timing import Contender, Timing
 
 CPU = torch.device("cpu")

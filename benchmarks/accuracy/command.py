@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from deit_fast.bench_records import Record, append_record
 from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.distributed import one_process
 
-from ..records import Record, append_record, build_record
+from ..records import build_record
 from ..table import print_table
 from .experiment import Result, Teacher, rows_of, run_experiment
 from .fashion_mnist import DEBIAN, write_fashion_mnist

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from deit_fast.bench_records import Record
 from deit_fast.page import Page
 from deit_fast.page.plots import Spec, zoom
 from deit_fast.page.theme import INK, SERIES
 
-from ..records import Record
 from ..table import markdown
 from .intervals import Interval, interval
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import yaml
 
+from deit_fast.bench_records import read_records
 from deit_fast.config_file import recipe_names
 
 from ..photographs import PHOTOGRAPHS, photographs_path
-from ..records import read_records
 from ..report import verdict_text
 
 Read = Callable[[str], str]

@@ -6,12 +6,12 @@ import itertools
 import statistics
 from collections.abc import Sequence
 
+from deit_fast.bench_records import Record
 from deit_fast.page.bars import Bar, bars
 from deit_fast.page.page import format_number
 from deit_fast.page.plots import Spec, zoom
 from deit_fast.page.theme import BAD, INK, SERIES
 
-from ..records import Record
 from .results import FULL, Row, is_ours, is_total, loader_stages, ms_per_image, stages, totals
 
 OURS_COLOUR, LOADER_COLOUR, PEER_COLOUR, VARIANT_COLOUR = SERIES[0], SERIES[3], SERIES[5], SERIES[2]

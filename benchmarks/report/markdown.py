@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from deit_fast.bench_records import Record
 from deit_fast.page.plots import write_svg
 
 from ..accuracy.show import accuracy_plot, accuracy_table
-from ..records import Record
 from ..table import markdown
 from .figures import named
 from .results import Results, Row, provenance, read_files

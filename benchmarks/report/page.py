@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
+from deit_fast.bench_records import Record
 from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES, REQUIRED_IMAGES_PER_SECOND
 from deit_fast.gpus import gpu_of_driver
 from deit_fast.page import Page
 from deit_fast.page.page import format_number
 
 from ..accuracy.show import add_to_page
-from ..records import Record
 from . import figures, roofline
 from .results import Results, Row, devices_of, machine, provenance, stages, totals
 from .verdict_text import judge

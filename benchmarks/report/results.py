@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deit_fast.bench_records import Record, read_records
 from deit_fast.page.page import format_number
 
-from ..records import Record, read_records
 from ..timing import OURS
 
 Row = dict[str, Any]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from deit_fast.bench_records import Record
 from deit_fast.budget import BUDGET_DAYS, BUDGET_DEVICES
 
-from ..records import Record
 from .results import machine
 
 ADVICE = (

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from deit_fast.benchmarks.records import read_records
+from deit_fast.bench_records import read_records
 from deit_fast.budget import IMAGENET_TRAIN_IMAGES
 from deit_fast.cli import write_json
 from deit_fast.config import Config
