@@ -57,7 +57,9 @@ def accuracy_plot(record: Record) -> Spec:
         means.append({"what": row["name"], "mean": found.mean, "low": found.low, "high": found.high})
         dots += [{"what": row["name"], "top1": top1, "seed": seed} for seed, top1 in enumerate(row["seed_top1"])]
     x: dict[str, Any] = {"type": "quantitative", "scale": {"zero": False, "padding": 16}, "title": "top-1, %"}
-    y = {"field": "what", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 240, "grid": True}}
+    # room for labels: a viewer's font may be wider than the one it was drawn by
+    axis = {"labelLimit": 240, "minExtent": 140, "grid": True}
+    y = {"field": "what", "type": "nominal", "sort": None, "title": None, "axis": axis}
     seeds = {
         "data": {"values": dots},
         "params": zoom("x"),
