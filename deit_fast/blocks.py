@@ -45,8 +45,9 @@ class PatchEmbed(nn.Module):
     def __init__(self, patch_size_px: int, embed_dim: int) -> None:
         super().__init__()
         self.patch_size_px = patch_size_px
-        # channels-last, as the patches are: `forward` then reads the weight as it lies, and so does DDP its gradient
-        self.proj = nn.Conv2d(3, embed_dim, patch_size_px, patch_size_px).to(memory_format=torch.channels_last)
+        self.proj = nn.Conv2d(3, embed_dim, patch_size_px, patch_size_px)
+        # `forward` permutes the weight, and so the gradient: DDP would copy it into its bucket at every step, and warn
+        self.proj.weight.register_hook(torch.Tensor.contiguous)
 
     def forward(self, images: Tensor) -> Tensor:
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
