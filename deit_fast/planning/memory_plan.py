@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from deit_fast.activations import Activations
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.decode import MIXED_DECODER_HINTS
-from deit_fast.data import DEFAULT_PREFETCH
+from deit_fast.data import prefetch
 from deit_fast.memory import USABLE
 
 from .costs import StudentCosts, TeacherCosts
@@ -78,7 +78,7 @@ def _per_image(
     """For each image of runtime.batch_size_per_device; loader and teacher take all accumulated parts at once."""
     accumulate = config.runtime.accumulate_steps
     pixels = 3 * config.model.image_size_px**2
-    batches = (config.data.prefetch or DEFAULT_PREFETCH) + 2  # prepared ahead, in use, and mixed
+    batches = prefetch(config.data) + 2  # prepared ahead, in use, and mixed
     loader = batches * HALF * pixels + DECODED_BYTES + 2 * pixels  # decoded, and two stages of bytes at work
     return {
         "activations": student.passes * activations.peak_bytes_per_image,
