@@ -134,6 +134,10 @@ def test_a_finished_run_is_not_done_again_and_other_settings_are_refused(few_dig
         finished_run(Run(replace(config, optim=replace(config.optim, lr=1.0)), "other"), ALONE)
     with pytest.raises(ValueError, match=r"data.path"):
         finished_run(Run(replace(config, data=replace(config.data, path="/elsewhere")), "other"), ALONE)
+    monkeypatch.setattr(experiment, "train_on_cores", None)  # would raise if it were called
+    missing = Run(replace(config, checkpoint=replace(config.checkpoint, dir=str(tmp_path / "missing"))), "missing")
+    with pytest.raises(ValueError, match=r"optim.lr"):
+        experiment.finished_runs([missing, Run(replace(config, optim=replace(config.optim, lr=1.0)), "other")], ALONE)
 
 
 def test_runs_share_the_cores_and_one_that_fails_is_told(few_digits, tmp_path, capfd):

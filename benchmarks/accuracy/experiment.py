@@ -75,6 +75,9 @@ def finished_runs(runs: Sequence[Run], ranks: Ranks) -> list[Result]:
 
     So small a model keeps one core busy: two threads of it are hardly faster than one.
     """
+    for run in runs:
+        if run.result_file.is_file():
+            finished_run(run, ranks)  # refuses other settings before minutes are spent
     if ranks.device.type == "cpu":
         train_on_cores([run for run in runs if not run.result_file.is_file()])
     return [finished_run(run, ranks) for run in runs]
