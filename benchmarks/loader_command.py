@@ -37,6 +37,10 @@ def run(arguments: Sequence[str]) -> int:
     config, options = parse_measuring(parser, arguments, "deit_tiny")
     against = [name for name in options.against.split(",") if name]
     check_peers(against)
+    if options.packed is not None and not options.packed.is_dir():
+        raise ValueError(
+            f"--packed {options.packed} is no folder; `deit-fast data pack --output {options.packed}` makes it"
+        )
     with process_group(config.runtime.device) as ranks:
         config = apply_first_ranks_tuned(config, ranks)
         config, source = with_images(config, options.images, ranks)

@@ -133,9 +133,7 @@ def _type_in_words(kind: str) -> str:
 def _unknown_key(key: str) -> str:
     known = [f"{section.name}.{name}" for section in fields(Config) for name in asdict(Config())[section.name]]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"unknown key {key}" + (
-        f"; did you mean {near[0]}?" if near else "; `deit-fast train --help` lists all keys"
-    )
+    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; the verb's --help lists what it takes")
 
 
 def config_as_dict(config: Config) -> dict[str, Any]:

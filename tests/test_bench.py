@@ -40,7 +40,20 @@ def rows_by_contender(record):
 
 
 def test_loader(photographs, tmp_path, capsys):
-    arguments = ["bench", "loader", "--data.path", str(photographs), "--turns", "1", "--images-per-turn", "32"]
+    packed = ["--output", str(tmp_path / "packed"), "--shrink-px", "100"]
+    assert main(["data", "pack", "--input", str(photographs), *packed]) == 0
+    arguments = [
+        "bench",
+        "loader",
+        "--packed",
+        str(tmp_path / "packed"),
+        "--data.path",
+        str(photographs),
+        "--turns",
+        "1",
+        "--images-per-turn",
+        "32",
+    ]
     arguments += ["--runtime.batch_size_per_device", "16", "--mix.group_size", "16", "--model.image_size_px", "64"]
     arguments += ["--against", "timm,torchvision", "--data.num_threads", "1"]
     assert main([*arguments, "--json", str(tmp_path / "rows.jsonl")]) == 0
@@ -55,6 +68,7 @@ def test_loader(photographs, tmp_path, capsys):
     validation = {name: row["images_per_turn"] for (workload, name), row in rows.items() if workload == "validation"}
     assert validation == dict.fromkeys(validation, 32)  # of 12 images, which come again for all alike
     assert {name for _, name in rows} >= {"timm", "torchvision"}
+    assert [workload for workload, name in rows if name.startswith("deit_fast graph, packed, ")] == [CROP, FULL]
     assert (("full recipe", "deit_fast native") in rows) == is_available()
     assert all(rows["full recipe", peer]["images_per_turn"] == 32 for peer in ("timm", "torchvision"))
     assert all(row["cpu_ms_per_image"] > 0 for row in rows.values())

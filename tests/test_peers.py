@@ -114,6 +114,8 @@ def test_pillow_simd_is_named(monkeypatch):
 def test_what_is_missing_is_named(capsys, monkeypatch):
     assert main(["bench", "loader", "--against", "timm,nobody"]) == 2
     assert "--against nobody" in capsys.readouterr().err
+    assert main(["bench", "loader", "--packed", "/nowhere"]) == 2
+    assert "data pack --output /nowhere" in capsys.readouterr().err
     monkeypatch.setitem(PEERS, "absent", Peer("absent_peer", "no_such_package", "pip install it"))
     assert main(["bench", "loader", "--against", "absent"]) == 1
     assert "needs the package no_such_package, which is missing: pip install it" in capsys.readouterr().err

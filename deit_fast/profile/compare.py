@@ -19,7 +19,8 @@ def read_record(path: str) -> dict[str, Any]:
     """A profile.json, or that of a folder; ValueError for another file, and for none."""
     file = Path(path) / "profile.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise ValueError(f"{file} is not there; `deit-fast profile --out {file.parent}` would write it")
+        folder = file.parent if file.suffix else file
+        raise ValueError(f"{file} is not there; `deit-fast profile --out {folder}` would write it")
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         schema, _ = record["schema"], record["phases"]
