@@ -29,18 +29,14 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--images-per-turn", type=int, default=512, help="images of one turn")
     parser.add_argument("--against", default="", metavar="PEER,PEER", help=f"of {', '.join(PEERS)}: in the same turns")
     parser.add_argument(
-        "--packed",
-        type=Path,
-        metavar="DIR",
-        help="ours on it too: the same images by `deit-fast data pack`, shrunk or not",
+        "--packed", metavar="DIR", help="ours on it too: the same images by `deit-fast data pack`, shrunk or not"
     )
     config, options = parse_measuring(parser, arguments, "deit_tiny")
     against = [name for name in options.against.split(",") if name]
     check_peers(against)
-    if options.packed is not None and not options.packed.is_dir():
-        raise ValueError(
-            f"--packed {options.packed} is no folder; `deit-fast data pack --output {options.packed}` makes it"
-        )
+    packed = Path(options.packed) if options.packed else None
+    if packed is not None and not packed.is_dir():
+        raise ValueError(f"--packed {packed} is no folder; `deit-fast data pack --output {packed}` makes it")
     with process_group(config.runtime.device) as ranks:
         config = apply_first_ranks_tuned(config, ranks)
         config, source = with_images(config, options.images, ranks)
@@ -52,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
             turns=options.turns,
             batches_per_turn=count,
             against=against,
-            packed=options.packed,
+            packed=packed,
             warm_up_turns=options.warm_up_turns,
         )
         title = f"loader, {config.model.image_size_px} px, batch {batch}: {source}"
