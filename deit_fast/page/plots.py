@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,16 @@ def vega_of(spec: Spec, width: str | int = "container") -> dict[str, Any]:
     return vega
 
 
+def numbered_by_itself(svg: str) -> str:
+    """With clip paths counted from 0: the library counts those of the whole process, so that no drawing came out twice
+    alike."""
+    numbers: dict[str, int] = {}
+    return re.sub(r"\bclip(\d+)\b", lambda clip: f"clip{numbers.setdefault(clip[1], len(numbers))}", svg)
+
+
 def write_svg(spec: Spec, path: Path) -> None:
     """Writes the drawing as an SVG that follows light and dark wherever it is shown, an <img> included."""
-    svg: str = plotting_library().vega_to_svg(vega_of(spec, STATIC_WIDTH_PX))
+    svg = numbered_by_itself(plotting_library().vega_to_svg(vega_of(spec, STATIC_WIDTH_PX)))
     opening, rest = svg.split(">", 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{opening}><style>{css_variables()}</style>{rest}\n", encoding="utf-8")
