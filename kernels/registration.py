@@ -16,6 +16,8 @@ import torch
 from .launch import INTERPRETED
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+OLDEST_ARCHITECTURE = 80
+"""On older GPUs the kernels compile, for a minute each, to code that spills or does not fit the shared memory."""
 
 
 def kernel_op(name: str, on_cpu: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -32,6 +34,27 @@ def kernel_op(name: str, on_cpu: Callable[..., Any]) -> Callable[[Callable[..., 
         return op
 
     return register
+
+
+def why_not_on(device: torch.device) -> str | None:
+    """What keeps the Triton kernels from running on a device; None: nothing. On a CPU their operators do without."""
+    if device.type != "cuda":
+        return None
+    if not HAS_TRITON:
+        return "a machine without the package triton"
+    architecture = _architecture(device.index)
+    if architecture is not None and architecture < OLDEST_ARCHITECTURE:
+        return f"a GPU of compute capability {architecture / 10} (at least {OLDEST_ARCHITECTURE / 10})"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _architecture(index: int | None) -> int | None:
+    """Compute capability times ten; None for a fake tensor's GPU, where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
 
 
 @torch.compiler.assume_constant_result

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deit_fast.kernels import registration
 from deit_fast.kernels.add_norm import add_norm, branch_slots
@@ -17,7 +18,9 @@ from deit_fast.kernels.batch_prep import op as batch_prep_op
 from deit_fast.kernels.distill_loss import LossTerms, distill_loss
 from deit_fast.kernels.distill_loss import op as distill_loss_op
 from deit_fast.kernels.gelu_bias import gelu_bias
+from deit_fast.kernels.gelu_bias import op as gelu_bias_op
 
+KERNELS = ["attention", "distill_loss", "add_norm", "batch_prep", "gelu_bias"]
 HARD = LossTerms("hard", smoothing=0.1)
 
 
@@ -66,6 +69,46 @@ def test_too_many_classes_and_channels_go_to_the_reference(monkeypatch):
     inputs = add_norm_op.example_inputs(1, 2, 4096, torch.float32, "cpu")
     with pytest.warns(UserWarning, match="up to 2048 channels, not 4096"):
         add_norm(**inputs, backend="triton")
+
+
+def fallbacks_on_a_gpu(architecture, dtype, monkeypatch):
+    """What the kernels say of inputs on a GPU of that architecture, asked for twice; fake tensors stand for them."""
+    monkeypatch.setattr(registration, "_said", set())
+    monkeypatch.setattr(registration, "_architecture", lambda _index: architecture)
+    qkv = attention_op.example_inputs(4, dtype, "cpu", head_dim=16)
+    loss = distill_loss_op.example_inputs(2, 5, dtype, "cpu")
+    norm = add_norm_op.example_inputs(1, 2, 24, dtype, "cpu")
+    prep = batch_prep_op.example_inputs(2, 16, torch.float32, "cpu")
+    gelu = gelu_bias_op.example_inputs(2, 8, dtype, "cpu")
+    with warnings.catch_warnings(record=True) as said, FakeTensorMode() as fakes:
+        warnings.simplefilter("always")
+
+        def on_gpu(tensor):
+            return fakes.from_tensor(tensor).to("cuda")
+
+        for _ in range(2):
+            attention(on_gpu(qkv), "triton")
+            distill_loss(**{name: on_gpu(value) for name, value in loss.items()}, terms=HARD, backend="triton")
+            add_norm(**{name: on_gpu(value) for name, value in norm.items()}, backend="triton")
+            batch_prep(**{name: on_gpu(value) for name, value in prep.items()}, dtype=dtype, backend="triton")
+            gelu_bias(*map(on_gpu, gelu), "triton")
+    return [str(warning.message) for warning in said]
+
+
+def test_each_kernel_leaves_an_old_gpu_to_the_reference_and_says_so_once(monkeypatch):
+    said = fallbacks_on_a_gpu(75, torch.float16, monkeypatch)
+    assert [message.split(":")[0] for message in said] == KERNELS
+    assert all("does not take a GPU of compute capability 7.5 (at least 8.0)" in message for message in said)
+
+
+def test_each_kernel_leaves_fp64_on_a_gpu_to_the_reference_and_says_so_once(monkeypatch):
+    said = fallbacks_on_a_gpu(90, torch.float64, monkeypatch)
+    assert [message.split(":")[0] for message in said] == KERNELS
+    assert all("torch.float64" in message for message in said)
+
+
+def test_a_gpu_that_the_kernels_run_on_hears_nothing(monkeypatch):
+    assert fallbacks_on_a_gpu(90, torch.bfloat16, monkeypatch) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deit_fast.kernels.registration import HAS_TRITON, check_backend, kernel_op, say_once
+from deit_fast.kernels.registration import check_backend, kernel_op, say_once, why_not_on
 
 from .reference import add_norm_backward_reference, add_norm_reference, statistics
 
@@ -142,8 +142,11 @@ def _triton_takes(x: Tensor, branch: Tensor) -> bool:
     if x.shape[-1] > MAX_EMBED_DIM:
         say_once(f"add_norm: the Triton kernel takes up to {MAX_EMBED_DIM} channels, not {x.shape[-1]}: reference")
         return False
-    if x.device.type == "cuda" and not (HAS_TRITON and x.dtype in DTYPES and branch.dtype in DTYPES):
-        say_once(f"add_norm: no Triton kernel for {x.dtype} and {branch.dtype} here: reference")
+    if why := why_not_on(x.device):
+        say_once(f"add_norm: the Triton kernel does not take {why}: reference")
+        return False
+    if x.device.type == "cuda" and not (x.dtype in DTYPES and branch.dtype in DTYPES):
+        say_once(f"add_norm: the Triton kernel does not take {x.dtype} with {branch.dtype}: reference")
         return False
     return True
 

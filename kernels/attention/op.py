@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import register_flop_formula
 
 from deit_fast.kernels.launch import INTERPRETED
-from deit_fast.kernels.registration import HAS_TRITON, kernel_op, say_once
+from deit_fast.kernels.registration import kernel_op, say_once, why_not_on
 
 from .reference import attention_reference, backward_reference, forward_reference
 
@@ -118,8 +118,8 @@ def triton_unsupported(qkv_BN3HD: Tensor) -> str | None:
         return f"{N} tokens (at most {MAX_TOKENS})"
     if D not in HEAD_DIMS:
         return f"head dimension {D} (one of {', '.join(map(str, HEAD_DIMS))})"
-    if qkv_BN3HD.device.type == "cuda" and not HAS_TRITON:
-        return "a machine without the package triton"
+    if why := why_not_on(qkv_BN3HD.device):
+        return why
     if qkv_BN3HD.dtype not in (*HALF, torch.float32) and qkv_BN3HD.device.type == "cuda" and not INTERPRETED:
         return str(qkv_BN3HD.dtype)
     return None

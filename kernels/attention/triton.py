@@ -11,10 +11,10 @@ Bytes, with u = one pass over [B, N, H*D]: forward 3u + 1u, backward 5u (qkv, ou
 bytes a row and head. There is no mask but the end of the rows, no atomics, and so the same bits on every run.
 
 Up to 256 tokens ("short") a program has a whole row of scores in registers, and the backward is one program a head
-that walks over the queries while k, v, dk and dv of all keys stay on the multiprocessor. Above ("long"), the forward
-rescales its sums as it goes over the keys (online softmax), and the backward is one launch of two kinds of programs: a
-tile of keys (dk, dv), or a tile of queries (dq), at 7 matrix products a pair of tiles where 5 are the minimum: why is
-counted in docs/kernels.md.
+that walks over the queries while k, v, dk and dv of all keys stay on the multiprocessor (up to 224 where that has
+little shared memory). Above ("long"), the forward rescales its sums as it goes over the keys (online softmax), and the
+backward is one launch of two kinds of programs: a tile of keys (dk, dv), or a tile of queries (dq), at 7 matrix
+products a pair of tiles where 5 are the minimum: why is counted in docs/kernels.md.
 
 `arange` takes powers of two only, so rows are cut into chunks, 128 + 64 + 16 for 198 (the last one masked): padded work
 at N = 198 is 1.36 times N^2 forward and 1.10 times backward (1.19 on sm_100).
@@ -39,6 +39,10 @@ from .triton_backward import backward_long, backward_short
 from .triton_forward import forward_long, forward_short
 
 SHORT_TOKENS = 256
+SMALL_SHARED_TOKENS = 224
+"""Of the short backward, which keeps all keys, with 99 KiB of shared memory for a program instead of 163 or 227."""
+SMALL_SHARED_ARCHITECTURES = (86, 89, 120, 121)
+"""RTX 30, 40, 50, A10, L4, L40S, DGX Spark (CUDA C++ programming guide, table of compute capabilities)."""
 LOG2E = math.log2(math.e)
 
 
@@ -88,7 +92,7 @@ def backward(qkv: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor) -> Tensor:
     qkv, grad_out = qkv.contiguous(), grad_out.contiguous()
     grad_qkv = torch.empty_like(qkv)
     constants = {"N": N, "H": H, "D": D, **_precision(qkv)}
-    if _is_short(qkv):
+    if _is_short(qkv, _short_backward_tokens(qkv)):
         tiles = _backward_short_tiles(qkv)
         chunks, offsets = chunks_of(N)
         constants |= {"M": tiles.rows, "CHUNKS": chunks, "OFFSETS": offsets, "STAGES": tiles.stages}
@@ -117,9 +121,14 @@ def _precision(qkv: Tensor) -> dict[str, Any]:
     return {"PRECISION": "ieee", "SUM": tl.float64 if qkv.dtype == torch.float64 else tl.float32}
 
 
-def _is_short(qkv: Tensor) -> bool:
+def _is_short(qkv: Tensor, tokens: int = SHORT_TOKENS) -> bool:
     """fp32 goes the long way at any length: a row of fp32 scores and the operands of exact products do not fit."""
-    return qkv.shape[1] <= SHORT_TOKENS and qkv.dtype != torch.float32
+    return qkv.shape[1] <= tokens and qkv.dtype != torch.float32
+
+
+def _short_backward_tokens(qkv: Tensor) -> int:
+    """Rows up to here fit beside one another in shared memory."""
+    return SMALL_SHARED_TOKENS if architecture_of(qkv) in SMALL_SHARED_ARCHITECTURES else SHORT_TOKENS
 
 
 # Tiles were chosen by registers, spills and traffic of the compiled kernels, not by time: kernels/budget.yaml has them.

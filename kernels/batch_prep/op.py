@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deit_fast.kernels.registration import HAS_TRITON, check_backend, kernel_op, say_once
+from deit_fast.kernels.registration import check_backend, kernel_op, say_once, why_not_on
 
 from .reference import batch_prep_reference, empty_outputs, patch_rows
 
@@ -124,8 +124,11 @@ def _check(
 
 
 def _triton_takes(images: Tensor, dtype: torch.dtype) -> bool:
-    if images.device.type == "cuda" and not (HAS_TRITON and dtype in OUT_DTYPES):
-        say_once(f"batch_prep: no Triton kernel for {dtype} here: reference")
+    if why := why_not_on(images.device):
+        say_once(f"batch_prep: the Triton kernel does not take {why}: reference")
+        return False
+    if images.device.type == "cuda" and dtype not in OUT_DTYPES:
+        say_once(f"batch_prep: the Triton kernel does not take {dtype}: reference")
         return False
     return True
 

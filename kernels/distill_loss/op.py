@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deit_fast.kernels.registration import HAS_TRITON, check_backend, kernel_op, say_once
+from deit_fast.kernels.registration import check_backend, kernel_op, say_once, why_not_on
 
 from .reference import gradients_reference, loss_parts_reference
 from .terms import LossParts, LossTerms
@@ -139,8 +139,11 @@ def _triton_takes(cls: Tensor) -> bool:
     if cls.shape[1] > MAX_CLASSES:
         say_once(f"distill_loss: the Triton kernel takes up to {MAX_CLASSES} classes, not {cls.shape[1]}: reference")
         return False
-    if cls.device.type == "cuda" and not (HAS_TRITON and cls.dtype in (*HALF, torch.float32)):
-        say_once(f"distill_loss: no Triton kernel for {cls.dtype} here: reference")
+    if why := why_not_on(cls.device):
+        say_once(f"distill_loss: the Triton kernel does not take {why}: reference")
+        return False
+    if cls.device.type == "cuda" and cls.dtype not in (*HALF, torch.float32):
+        say_once(f"distill_loss: the Triton kernel does not take {cls.dtype}: reference")
         return False
     return True
 

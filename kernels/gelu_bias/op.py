@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deit_fast.kernels.registration import HAS_TRITON, check_backend, kernel_op, say_once
+from deit_fast.kernels.registration import check_backend, kernel_op, say_once, why_not_on
 
 from .reference import gelu_bias_backward_reference, gelu_bias_reference
 
@@ -68,8 +68,11 @@ def gelu_bias(x: Tensor, bias: Tensor, backend: str = "reference") -> Tensor:
 
 
 def _triton_takes(x: Tensor) -> bool:
-    if x.device.type == "cuda" and not (HAS_TRITON and x.dtype in DTYPES):
-        say_once(f"gelu_bias: no Triton kernel for {x.dtype} here: reference")
+    if why := why_not_on(x.device):
+        say_once(f"gelu_bias: the Triton kernel does not take {why}: reference")
+        return False
+    if x.device.type == "cuda" and x.dtype not in DTYPES:
+        say_once(f"gelu_bias: the Triton kernel does not take {x.dtype}: reference")
         return False
     return True
 
