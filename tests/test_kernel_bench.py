@@ -8,7 +8,7 @@ import torch
 import triton
 
 from deit_fast.benchmarks.kernel_contenders import Sizes, contests
-from deit_fast.benchmarks.kernels import fastest, is_correct
+from deit_fast.benchmarks.kernels import _seconds, fastest, is_correct
 from deit_fast.benchmarks.speed_of_light import CHIPS, bounds
 from deit_fast.cli import main
 from deit_fast.kernels.cases import all_cases
@@ -44,6 +44,39 @@ def test_a_wrong_kernel_is_not_timed():
     assert is_correct(contest, right)
     assert not is_correct(contest, lambda x, bias: torch.nn.functional.gelu(x + bias, approximate="tanh") * 1.01)
     assert not is_correct(contest, lambda x, bias: right(x, bias) * float("nan"))
+
+
+def test_a_wrong_gradient_is_found_however_small_gradients_are():
+    """Those of the loss are divided by the batch: 5 % of them are less than 0.02."""
+    contest = next(c for c in contests(Sizes(batch=4), torch.bfloat16, "cpu") if c.name == "distill_loss")
+    right = contest.run("reference")
+
+    def wrong(**inputs):
+        value = right(**inputs)
+        return value + 0.05 * (value - value.detach())
+
+    assert is_correct(contest, right)
+    assert not is_correct(contest, wrong)
+
+
+def test_a_gpu_is_kept_busy_until_the_host_has_launched_what_is_timed(monkeypatch):
+    seen = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            seen.append("event")
+
+        def elapsed_time(self, _end):
+            return 3.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda _cycles: seen.append("sleep"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: seen.append("wait"))
+    assert _seconds(lambda: seen.append("call"), "cuda") == 0.003
+    assert seen == ["sleep", "event", "call", "event", "wait"]
 
 
 def test_the_fastest_correct_one_is_chosen():

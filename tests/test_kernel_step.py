@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_step import WaitsForTheDevice
 from test_trainer import ALONE, config
+from tiny_step import build_tiny_step, tiny_batch
 
 from deit_fast.config import (
     IMAGENET_MEAN,
@@ -18,6 +20,7 @@ from deit_fast.config import (
 from deit_fast.dali_pipelines.loader import Batch
 from deit_fast.data import kernel_normalizes
 from deit_fast.kernels import registration
+from deit_fast.kernels.batch_prep import op as batch_prep_op
 from deit_fast.losses import build_loss
 from deit_fast.mixing import MixedLabels, mix_batch
 from deit_fast.prepare_batch import build_prepare, draw_plans
@@ -170,3 +173,13 @@ def test_cosub_stays_with_the_reference(monkeypatch):
     monkeypatch.setattr(registration, "_said", set())
     with pytest.warns(UserWarning, match="loss.cosub has no distill_loss in Triton: reference"):
         build_loss(DistillConfig(), MixConfig(label_smoothing=0), LossConfig("bce", True), "triton")
+
+
+def test_a_step_with_every_kernel_asks_the_device_for_nothing(monkeypatch):
+    """The twin of test_kernels_gpu.py's; on a CPU alone batch_prep looks at the partners."""
+    monkeypatch.setattr(batch_prep_op, "_check", lambda *_arguments: None)
+    step, _ = build_tiny_step("triton", "bf16")
+    step(tiny_batch(), 0, [0, 1])
+    with WaitsForTheDevice() as waits:
+        step(tiny_batch(), 1, [0, 1])
+    assert waits.seen == []

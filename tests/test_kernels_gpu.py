@@ -1,10 +1,12 @@
 """On a CUDA device: the same kernels on the device, at the sizes of training, and the same bits on every run.
 
 Races: compute-sanitizer --tool racecheck python -m pytest tests/test_kernels_gpu.py -k small (docs/kernels.md).
+None of these tests was run yet; what of them does not depend on the device is run on a CPU, by test_kernel_twins.py.
 """
 
 import pytest
 import torch
+from far_rows import FAR_ROWS, check_far_row
 from tiny_step import build_tiny_step, check_against_reference, tiny_batch
 
 from deit_fast.benchmarks.kernel_contenders import Sizes, contests
@@ -21,8 +23,8 @@ KERNELS = ("attention", "distill_loss", "batch_prep", "add_norm", "gelu_bias")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def contest(name, sizes, dtype):
-    return next(c for c in contests(sizes, dtype, "cuda") if c.name == name)
+def contest(name, sizes, dtype, device="cuda"):
+    return next(c for c in contests(sizes, dtype, device) if c.name == name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,7 +72,7 @@ def test_compiled_on_the_device(name):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("mode", ["independent", "subset"])
-@pytest.mark.parametrize(("precision", "floor"), [("fp32", 1e-3), ("bf16", 5e-3), ("fp16", 5e-3)])
+@pytest.mark.parametrize(("precision", "floor"), [("fp32", 1e-3), ("bf16", 2e-2), ("fp16", 5e-3)])
 def test_a_whole_step_small(precision, floor, mode, compiled):
     """Mixing, student, loss and backward, against plain torch; fp32 products may run in TF32 in attention."""
     torch._dynamo.reset()
@@ -86,3 +88,19 @@ def test_a_step_does_not_wait_for_the_device():
         step(batch, 1, [0, 1])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("name", KERNELS)
+def test_on_another_device_than_the_current_one(name):
+    assert torch.cuda.current_device() == 0
+    found = contest(name, Sizes(batch=2, heads=2, classes=100, image_size_px=64), torch.bfloat16, "cuda:1")
+    assert is_correct(found, found.run("triton"))
+
+
+@pytest.mark.parametrize("name", FAR_ROWS)
+def test_values_that_32_bits_do_not_count(name):
+    """The last image of a batch of more than 2^31 values gets the bits that it gets alone."""
+    if torch.cuda.mem_get_info()[0] < 40e9:
+        pytest.skip("needs 40 GB of free memory")
+    check_far_row(name, 2**31, "cuda")

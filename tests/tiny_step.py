@@ -40,7 +40,8 @@ def build_tiny_step(kernels, precision, *, device="cpu", mode="independent", com
     if compiled:
         compile_blocks(student, subset=mode == "subset")
     step = TrainStep(
-        run, student, model=student, teacher=teach, optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
+        run, student, model=student, teacher=teach,
+        optimizer=torch.optim.SGD(student.parameters(), lr=0.0, fused=True),  # skips on the device, as training's
         loss=build_loss(run.distill, run.mix, run.loss, choose("distill_loss", kernels)),
         scaler=gradient_scaler(precision, torch.device(device)), ema=None, precision=precision,
         device=torch.device(device), rank=0,
