@@ -23,7 +23,7 @@ this_triton = pytest.mark.skipif(
 
 def check(name, architecture):
     row = measure(CASES[name], architecture)
-    assert not worse(row, BUDGET["rows"][f"sm_{architecture}"][name]), row
+    assert worse(row, BUDGET["rows"][f"sm_{architecture}"][name]) == [], row
 
 
 @this_triton
@@ -77,6 +77,7 @@ def test_padding_at_198_tokens():
 
 
 def test_bytes_that_were_promised():
+    """By these bandwidths are counted; tests/interpreted/test_traffic.py counts what the kernels move."""
     u = 2 * 256 * 198 * 768
     assert CASES["attention_forward/198/bf16"].bytes == 4 * u
     assert CASES["attention_backward/198/bf16"].bytes == 8 * u
