@@ -293,6 +293,16 @@ def test_an_optimizer_of_apex_trains_skips_and_resumes(few_digits, tmp_path, mon
     assert [group["step"] for group in state["optimizer"]["param_groups"]] == [5, 5]  # of six
 
 
+def test_out_of_memory_is_one_line(few_digits, tmp_path):
+    """An allocation that fails for real, in the second step."""
+    trainer = Trainer(config(few_digits, tmp_path / "run", recipe="demo_student"), ALONE)
+    mix = trainer.train_step.mix
+    trainer.train_step.mix = lambda *arguments: mix(*arguments) if arguments[1] != 1 else torch.empty(1 << 50)
+    with pytest.raises(RuntimeError, match=r"batch_size_per_device 32; 16 may fit .*accumulate_steps 2 ") as error:
+        trainer.fit()
+    assert "\n" not in str(error.value)
+
+
 def test_too_many_such_steps_stop_the_run_and_keep_the_last_save(few_digits, tmp_path):
     arguments = ("--optim.max_skipped_steps", "1", "--runtime.log_every_steps", "1")
     trainer = Trainer(config(few_digits, tmp_path / "run", *arguments, recipe="demo_student"), ALONE)
