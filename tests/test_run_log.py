@@ -1,12 +1,13 @@
 """What a run tells at every log step, and where."""
 
+import errno
 import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_trainer import ALONE, config, rows
+from test_trainer import ALONE, config, rows, spoil
 
 from deit_fast.memory import DeviceMemory
 from deit_fast.metrics import EpochSums, JsonLines
@@ -107,6 +108,35 @@ def test_tensorboard_gets_the_rows_or_is_named(few_digits, tmp_path):
     content = events.read_bytes()
     for tag in (b"images_per_second_per_device", b"val/average", b"lr"):
         assert tag in content
+
+
+class FullBoard:
+    """As TensorBoard's writer tells what its thread met."""
+
+    def add_scalar(self, *_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_stops_no_metric(few_digits, tmp_path, caplog):
+    """/dev/full takes nothing: rows of the steps, of a skipped step, and TensorBoard's."""
+    run = config(few_digits, tmp_path, "--schedule.epochs", "1", recipe="demo_student")
+    trainer = Trainer(run, ALONE)
+    spoil(trainer, 1)
+    step = trainer.train_step
+
+    def fill(*arguments):
+        trainer.log.board = FullBoard()
+        trainer.train_step = step
+        return step(*arguments)
+
+    fill.guard = step.guard
+    trainer.train_step = fill
+    (tmp_path / "skipped_steps_rank0.jsonl").symlink_to("/dev/full")
+    with caplog.at_level("WARNING", logger="deit_fast"):
+        assert trainer.fit().finished
+    assert "skipped_steps_rank0.jsonl cannot be written (No space left on device); the run goes on" in caplog.text
+    assert "TensorBoard's events cannot be written (No space left on device); the run goes on" in caplog.text
+    assert trainer.log.board is None
 
 
 def test_an_unfinished_line_is_no_row(tmp_path, caplog):
