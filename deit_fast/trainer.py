@@ -118,6 +118,7 @@ class Trainer:
                 first_step=state.step,
                 epochs=config.schedule.epochs,
                 enabled=self.ranks.is_main,
+                log=self.folder / "log.txt",
             )
         )
         say_start(config, self.ranks, state.global_batch_size, self.train_loader.backend, self.live.say)

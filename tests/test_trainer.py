@@ -132,7 +132,7 @@ def test_a_run_writes_what_it_was(distilled, tmp_path):
     outcome = Trainer(distilled("--checkpoint.keep_last", "2"), ALONE).fit()
     folder = tmp_path / "run"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "best.pt", "config.yaml", "metrics.jsonl", "step_000000003.pt", "step_000000006.pt", "steps.jsonl",
+        "best.pt", "config.yaml", "log.txt", "metrics.jsonl", "step_000000003.pt", "step_000000006.pt", "steps.jsonl",
     ]  # fmt: skip
     written = yaml.safe_load((folder / "config.yaml").read_text())
     assert written["mix"]["group_size"] == 16
