@@ -6,7 +6,7 @@
 # 25.12 is the first whose torch (2.10.0a0, CUDA 13.1) pip takes for the >=2.9 that is asked for: 2.9.0a0 is less than 2.9.
 ARG PYTORCH_IMAGE=nvcr.io/nvidia/pytorch:25.12-py3
 FROM ${PYTORCH_IMAGE}
-WORKDIR /workspace
+WORKDIR /opt/deit_fast
 COPY setup.py pyproject.toml README.md LICENSE ./
 COPY deit_fast deit_fast
 COPY dali_pipelines dali_pipelines
@@ -15,6 +15,7 @@ COPY benchmarks benchmarks
 # The container's constraints (/etc/pip/constraint.txt) keep pip from replacing its torch by another. DALI is taken out of
 # them: the container's stays if it is at least 2.0, else pip brings a newer one.
 RUN sed -i '/^nvidia-dali/d' /etc/pip/constraint.txt && pip install --no-cache-dir --no-build-isolation '.[cuda13]' \
-    && python -c 'import torch, nvidia.dali.fn, deit_fast.dali_pipelines.loader, deit_fast.trainer'
+    && cd / && python -c 'import torch, nvidia.dali.fn, deit_fast.dali_pipelines.loader, deit_fast.trainer'
+WORKDIR /workspace
 ENV OMP_NUM_THREADS=1
 CMD ["deit-fast", "--help"]
