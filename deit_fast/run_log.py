@@ -155,9 +155,12 @@ class RunLog:
         self._to_board(scores, step)
 
     def _to_board(self, values: dict[str, Any], step: int) -> None:
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._with_board(lambda board, name=name, value=value: board.add_scalar(name, value, step))
+        def add(board: Any) -> None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    board.add_scalar(name, value, step)
+
+        self._with_board(add)
 
     def close(self) -> None:
         """Writes what TensorBoard's writer still holds."""

@@ -72,7 +72,6 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(
 import deit_fast, deit_fast.kernels.choice, deit_fast.dali_pipelines.sampler, deit_fast.benchmarks.command
 print(deit_fast.__file__, deit_fast.dali_pipelines.__file__)
 """
-
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == [str(ROOT / name / "__init__.py") for name in ("deit_fast", "dali_pipelines")], (
         done.stderr
