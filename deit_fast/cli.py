@@ -105,7 +105,7 @@ def demo(arguments: list[str]) -> int:
 
     from .distributed import process_group
 
-    with process_group(student.runtime.device) as ranks:
+    with process_group(student.runtime.device, student.runtime.hang_timeout_s) as ranks:
         result = run_demo(teacher, student, ranks)
     if result is None:
         print("deit-fast: stopped by a signal before the demo was done", file=sys.stderr)
@@ -127,7 +127,7 @@ def train(arguments: list[str]) -> int:
     from .trainer import Trainer
     from .tuned import apply_first_ranks_tuned
 
-    with process_group(config.runtime.device) as ranks:
+    with process_group(config.runtime.device, config.runtime.hang_timeout_s) as ranks:
         outcome = Trainer(apply_first_ranks_tuned(config, ranks), ranks).fit()
         if not ranks.is_main:
             return 0

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from .environment import available_cores
 
 T = TypeVar("T")
 
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""torch's own for gloo, and for NCCL in a group of both; NCCL's alone would be 10 minutes."""
 CORES_AT_START = available_cores()
 """Before this process was bound to its share of them."""
 
@@ -84,8 +87,11 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[Ranks]:
-    """Joins the group that torchrun announces in the environment (NCCL on CUDA, gloo on CPU); alone without one."""
+def process_group(device: str, hang_timeout_s: float = 0) -> Iterator[Ranks]:
+    """Joins the group that torchrun announces in the environment (NCCL on CUDA, gloo on CPU); alone without one.
+
+    hang_timeout_s: that of a watchdog, which is to end a hang, and name the rank, before a collective gives up.
+    """
     env = os.environ
     world_size = int(env.get("WORLD_SIZE", "1"))
     local_rank = int(env.get("LOCAL_RANK", "0"))
@@ -103,7 +109,8 @@ def process_group(device: str) -> Iterator[Ranks]:
     # torchrun may keep its store over a restart, in which the addresses of the processes before then still stand
     store, rank, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(f"restart_{env.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    timeout = max(COLLECTIVE_TIMEOUT, 2 * timedelta(seconds=hang_timeout_s))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         yield ranks
     finally:

@@ -33,6 +33,14 @@ class StepRecord:
         return not torch.isfinite(torch.tensor(self.gradient_norm)).item()
 
 
+def spoil_gradients(loss: Tensor) -> Tensor:
+    """The same loss, whose gradients are not finite where it is not.
+
+    An infinite cross-entropy may have finite gradients; only these are summed over the ranks, and now tell all to skip.
+    """
+    return loss * (1 + 0 * loss.detach())  # 0 times infinity is not a number
+
+
 class GradientGuard:
     """Applies gradients unless they are not finite; after an all-reduce all ranks have the same, so all agree."""
 

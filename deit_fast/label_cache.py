@@ -7,8 +7,11 @@ can be known before the run. Hard labels take 2 bytes a view; soft ones the k la
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,20 +73,33 @@ class EpochLabels:
         return path
 
 
-def read_shard(path: Path, fingerprint: Fingerprint) -> tuple[dict[str, Tensor], list[int]]:
-    """An epoch's tensors and the images that were bad; ValueError for a missing, damaged or foreign file."""
+def read_shard(path: Path, fingerprint: Fingerprint) -> dict[str, Tensor]:
+    """An epoch's tensors; ValueError for a missing, damaged or foreign file."""
+    bad_images_of(path, fingerprint)
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+
+
+def bad_images_of(path: Path, fingerprint: Fingerprint) -> list[int]:
+    """The images that were bad when an epoch's file was made, by its head alone; ValueError as `read_shard`."""
     if not path.is_file():
         raise ValueError(f"distill.label_cache holds no {path.name}; `deit-fast teacher-cache` makes it")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read; delete it and run `deit-fast teacher-cache` again") from error
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
     line = differing(Fingerprint.from_json(metadata.get("fingerprint", "{}")), fingerprint)
     if line is not None:
         raise ValueError(f"{path} was made for another run: {line}; its labels belong to other images")
-    return tensors, [int(image) for image in metadata.get("bad_images", "").split(",") if image]
+    return [int(image) for image in metadata.get("bad_images", "").split(",") if image]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """safetensors' file, which compares the file's length with its head; ValueError for a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read; delete it and run `deit-fast teacher-cache` again") from error
 
 
 class CachedLabels:
@@ -101,7 +117,7 @@ class CachedLabels:
         self.num_classes, self.temperature = num_classes, temperature
         bad: set[int] = set()
         for epoch in range(epochs):
-            bad |= set(read_shard(shard_path(folder, epoch), fingerprint)[1])
+            bad |= set(bad_images_of(shard_path(folder, epoch), fingerprint))
         self.bad_images = sorted(bad)
         self._epoch, self._tensors = -1, {}  # type: ignore[var-annotated]
 
@@ -109,7 +125,7 @@ class CachedLabels:
         """The answer for these views of a step of the run."""
         epoch = step // self.steps_per_epoch
         if epoch != self._epoch:
-            self._epoch, (self._tensors, _) = epoch, read_shard(shard_path(self.folder, epoch), self.fingerprint)
+            self._epoch, self._tensors = epoch, read_shard(shard_path(self.folder, epoch), self.fingerprint)
         if "labels" in self._tensors:
             return torch.from_numpy(self._tensors["labels"].numpy()[views.numpy()].astype(np.int64))
         indices = torch.from_numpy(self._tensors["indices"].numpy()[views.numpy()].astype(np.int64))

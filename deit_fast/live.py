@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -15,9 +17,22 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class LiveLine:
-    """Progress for people: a bar on a terminal, plain lines elsewhere, nothing on other ranks than the first."""
+    """Progress for people: a bar on a terminal, plain lines elsewhere, nothing on other ranks than the first.
 
-    def __init__(self, title: str, *, total_steps: int, first_step: int, epochs: int, enabled: bool = True) -> None:
+    All of it, and every line of figures, also goes as plain lines into a log file, where one is given.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        total_steps: int,
+        first_step: int,
+        epochs: int,
+        enabled: bool = True,
+        log: Path | None = None,
+    ) -> None:
+        """log: its folder exists; the lines are appended."""
         self.console = Console(stderr=True, quiet=not enabled, soft_wrap=True)
         self.title, self.epochs, self.total_steps = title, epochs, total_steps
         self.bar = Progress(
@@ -33,6 +48,7 @@ class LiveLine:
         self.task = self.bar.add_task(title, total=total_steps, completed=first_step, numbers="")
         self.first_step, self.start = first_step, time.perf_counter()
         self.printed = -math.inf
+        self.log = log if enabled else None
         self.warnings = _Warnings(self)
 
     def __enter__(self) -> LiveLine:
@@ -54,16 +70,23 @@ class LiveLine:
         """Shows the figures of the stretch of steps since the last call."""
         self.bar.update(self.task, completed=step, numbers=text)
         now = time.perf_counter()
+        eta = (now - self.start) / max(1, step - self.first_step) * (self.total_steps - step)
+        line = f"{self.title}  step {step}/{self.total_steps}  {text}  ETA {eta:,.0f} s"
+        self.write(line)
         if not self.console.is_terminal and (now - self.printed >= SECONDS_BETWEEN_LINES or step == self.total_steps):
             self.printed = now
-            eta = (now - self.start) / max(1, step - self.first_step) * (self.total_steps - step)
-            self.console.print(
-                f"{self.title}  step {step}/{self.total_steps}  {text}  ETA {eta:,.0f} s", highlight=False, markup=False
-            )
+            self.console.print(line, highlight=False, markup=False)
 
     def say(self, line: str) -> None:
         """One line above the bar."""
         self.console.print(line, highlight=False, markup=False)
+        self.write(line)
+
+    def write(self, line: str) -> None:
+        """One line for the log file alone, with the time; a full disk is no reason to stop, and is told elsewhere."""
+        if self.log is not None:
+            with suppress(OSError), self.log.open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
 class _Warnings(logging.Handler):
@@ -71,7 +94,10 @@ class _Warnings(logging.Handler):
 
     def __init__(self, live: LiveLine) -> None:
         super().__init__(logging.WARNING)
+        self.live = live
         self.console = Console(stderr=True, soft_wrap=True) if live.console.quiet else live.console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.console.print(f"{record.levelname.lower()}: {record.getMessage()}", highlight=False, markup=False)
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        self.console.print(line, highlight=False, markup=False)
+        self.live.write(line)

@@ -111,6 +111,7 @@ class JsonLines:
     def append(self, row: dict[str, Any]) -> None:
         """Writes one row."""
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:

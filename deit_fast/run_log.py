@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import resource
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from .guard import StepRecord
 from .live import LiveLine
 from .memory import DeviceMemory
 from .metrics import EpochSums, JsonLines
+
+logger = logging.getLogger("deit_fast")
 
 
 @dataclass(frozen=True)
@@ -152,15 +155,25 @@ class RunLog:
         self._to_board(scores, step)
 
     def _to_board(self, values: dict[str, Any], step: int) -> None:
-        if self.board is not None:
+        def add(board: Any) -> None:
             for name, value in values.items():
                 if isinstance(value, int | float):
-                    self.board.add_scalar(name, value, step)
+                    board.add_scalar(name, value, step)
+
+        self._with_board(add)
 
     def close(self) -> None:
         """Writes what TensorBoard's writer still holds."""
+        self._with_board(lambda board: board.close())
+
+    def _with_board(self, act: Callable[[Any], None]) -> None:
+        """A full disk ends TensorBoard's events, and not the run; its thread tells of it at a later call."""
         if self.board is not None:
-            self.board.close()
+            try:
+                act(self.board)
+            except OSError as error:
+                self.board = None
+                logger.warning("TensorBoard's events cannot be written (%s); the run goes on", error.strerror)
 
 
 def write_skipped(folder: Path, rank: int, record: StepRecord, images: list[str]) -> None:
@@ -172,6 +185,4 @@ def write_skipped(folder: Path, rank: int, record: StepRecord, images: list[str]
         "views": record.views.tolist(),
         "images": images,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"skipped_steps_rank{rank}.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    JsonLines(folder / f"skipped_steps_rank{rank}.jsonl").append(row)

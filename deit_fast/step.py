@@ -21,7 +21,7 @@ from .ask_teacher import Ask, LabelReader, Teacher, build_ask
 from .config import Config
 from .drop_path import draw_drop_path_scale, draw_kept_samples
 from .ema import Ema
-from .guard import GradientGuard
+from .guard import GradientGuard, spoil_gradients
 from .losses import Loss
 from .mixing import MixedLabels
 from .model import DeiT
@@ -76,8 +76,8 @@ def student_randomness(student: nn.Module, config: Config, device: torch.device,
 class TrainStep:
     """Callable: (batch, step, global indices of the batch's mixing groups) -> detached fp32 loss on the device.
 
-    The loss of a step whose gradients are not finite, and which was therefore skipped, counts as 0; `guard.take()`
-    tells which these were.
+    The loss of a step that was skipped, because it or the gradients were not finite, counts as 0; `guard.take()` tells
+    which these were.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TrainStep:
         self.begin()
         mixed, labels = self.mix(batch, step, groups)
         answer = self.ask_teacher(mixed.teacher, batch.views, step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()  # to None, by torch's default and by apex's, which takes no argument
         total = torch.zeros((), device=self.device)
         distillation: Tensor | float = 0.0
         for part, gradients_stay_local in self.parts:
@@ -121,7 +121,7 @@ class TrainStep:
                 part_labels = MixedLabels(*(values[part] for values in labels))
                 found = self.loss(output, part_labels, answer(part))
                 loss = found.total / len(self.parts)
-                self.scaler.scale(loss).backward()
+                self.scaler.scale(spoil_gradients(loss)).backward()
             total += loss.detach()
             distillation += found.distillation / len(self.parts)
         loss = self.guard.apply(step, total, batch.views, distillation)

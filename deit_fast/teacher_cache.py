@@ -13,7 +13,7 @@ from .config_rules import check_config
 from .data import global_batch_size, open_images, train_loader
 from .distributed import Ranks
 from .fingerprint import Fingerprint, fingerprint
-from .label_cache import EpochLabels, read_shard, shard_path
+from .label_cache import EpochLabels, bad_images_of, shard_path
 from .precision import choose_precision
 from .prepare_batch import build_prepare
 
@@ -70,7 +70,7 @@ def is_made(folder: Path, epoch: int, made_for: Fingerprint) -> bool:
     path = shard_path(folder, epoch)
     if not path.is_file():
         return False
-    read_shard(path, made_for)
+    bad_images_of(path, made_for)
     return True
 
 

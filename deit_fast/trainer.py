@@ -24,7 +24,7 @@ from .distributed import Ranks
 from .evaluate import Scores, evaluate
 from .interrupt import StopVote, catch_stop_signals
 from .live import LiveLine
-from .memory import DeviceMemory, advise_on, is_out_of_memory
+from .memory import DeviceMemory, is_out_of_memory
 from .metrics import EpochSums, JsonLines, WaitClock
 from .optim import scaled_lr
 from .precision import choose_precision
@@ -92,7 +92,9 @@ class Trainer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            line = advise_on(self.config, self.student, self.precision, self.ranks.device)
+            from .planning.out_of_memory import advise_on
+
+            line = advise_on(self.config, len(self.state.classes), self.precision, self.ranks.device)
             raise RuntimeError(line) from error
 
     def open(self, stack: ExitStack) -> None:
@@ -116,6 +118,7 @@ class Trainer:
                 first_step=state.step,
                 epochs=config.schedule.epochs,
                 enabled=self.ranks.is_main,
+                log=self.folder / "log.txt",
             )
         )
         say_start(config, self.ranks, state.global_batch_size, self.train_loader.backend, self.live.say)

@@ -1,6 +1,8 @@
 """Who may import whom: the arrows of CONTRIBUTING.md, read from the source."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def test_benchmarks_are_imported_lazily():
     tree = ast.parse((ROOT / "deit_fast" / "cli.py").read_text())
     top_level = [node for node in tree.body if isinstance(node, ast.ImportFrom | ast.Import)]
     assert all("benchmarks" not in ast.dump(node) for node in top_level)
+
+
+def test_a_checkout_runs_where_the_package_is_installed_as_a_wheel():
+    """`python -m deit_fast` in the checkout's folder, without the finder of an editable installation."""
+    code = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+import deit_fast, deit_fast.kernels.choice, deit_fast.dali_pipelines.sampler, deit_fast.benchmarks.command
+print(deit_fast.__file__, deit_fast.dali_pipelines.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == [str(ROOT / name / "__init__.py") for name in ("deit_fast", "dali_pipelines")], (
+        done.stderr
+    )

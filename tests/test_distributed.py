@@ -98,6 +98,25 @@ def test_gradients_and_loss_are_those_of_one_process(few_digits, tmp_path, ranks
         assert (mine - theirs).norm() <= 1e-5 * mine.norm() + 1e-8
 
 
+TIMEOUT = """
+import torch.distributed as dist
+from deit_fast import cli, distributed, trainer
+class Stops:
+    def __init__(self, config, ranks):
+        given = dist.distributed_c10d._get_default_group()._get_backend(ranks.device).options._timeout
+        raise ValueError(f"given {given.total_seconds():.0f} s")
+trainer.Trainer = Stops
+cli.main(["train", "--config", "demo_student", "--runtime.device", "cpu", "--runtime.hang_timeout_s", "3600"])
+"""
+
+
+def test_a_collective_gives_up_after_the_watchdog(tmp_path):
+    """Else a hang of more than torch's half an hour would end without its rank being named."""
+    (tmp_path / "timeout.py").write_text(TIMEOUT)
+    done = subprocess.run([*TORCHRUN, str(tmp_path / "timeout.py")], capture_output=True, text=True, timeout=100)
+    assert done.stderr.count("given 7200 s") == 2, done.stderr
+
+
 def test_two_ranks_train_what_one_trains(few_digits, tmp_path):
     run([*TORCHRUN, *arguments(few_digits, tmp_path / "two", 16)])
     done = run([sys.executable, *arguments(few_digits, tmp_path / "one", 32)])

@@ -37,31 +37,33 @@ def epochs(number):
     return f"--schedule.epochs={number}"
 
 
-def run_killed(few_digits, folder, kills, seed, *extra):
-    """Starts a run, kills it (-9) `kills` times at random moments after its first save, and lets it end."""
+def run_killed(command, folder, kills, seed):
+    """Starts a run, kills it (-9) `kills` times at random moments after a save of its own, and lets it end."""
     moments = random.Random(seed)
-    command = [sys.executable, *arguments(few_digits, folder, 32, *extra, "--checkpoint.resume=auto")]
-    killed = 0
     for _ in range(kills):
-        process = start(command)
-        have = len(list(folder.glob("step_*.pt"))) if folder.is_dir() else 0
-        wait_for_checkpoint(folder, process, count=max(1, have))
-        time.sleep(moments.uniform(0, 0.8))
-        killed += process.poll() is None
+        before = newest_checkpoint(folder)
+        process = start([*command, "--checkpoint.resume=auto"])
+        deadline = time.monotonic() + 180
+        while newest_checkpoint(folder) == before:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.5))
+        assert process.poll() is None  # it still trains
         process.kill()
         process.communicate()
-    process = start(command)
+    process = start([*command, "--checkpoint.resume=auto"])
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    return killed
 
 
-def check_killed(few_digits, tmp_path, kills, number_of_epochs):
-    """Saves after every step, so that a kill is likely to fall into one."""
-    extra = (epochs(number_of_epochs), "--checkpoint.every_steps=1", "--eval.every_epochs=100")
-    assert run_killed(few_digits, tmp_path / "broken", kills, 0, *extra) >= 1
-    whole = start([sys.executable, *arguments(few_digits, tmp_path / "whole", 32, *extra)])
-    assert whole.wait(timeout=300) == 0, whole.stderr.read()
+def check_killed(command, tmp_path, kills):
+    """`command` without its folder; it saves after every step, so that a kill is likely to fall into a save."""
+    command = [sys.executable, *command, "--checkpoint.every_steps=1", "--eval.every_epochs=100"]
+    run_killed([*command, f"--checkpoint.dir={tmp_path / 'broken'}"], tmp_path / "broken", kills, seed=0)
+    whole = start([*command, f"--checkpoint.dir={tmp_path / 'whole'}"])
+    _, error = whole.communicate(timeout=300)
+    assert whole.returncode == 0, error
     one, other = (newest_checkpoint(tmp_path / name) for name in ("whole", "broken"))
     assert one.name == other.name
     assert_same(load_checkpoint(one), load_checkpoint(other))
@@ -71,17 +73,26 @@ def check_killed(few_digits, tmp_path, kills, number_of_epochs):
 
 
 def test_kill_minus_nine_then_resume_ends_bit_identical(few_digits, tmp_path):
-    check_killed(few_digits, tmp_path, kills=1, number_of_epochs=12)
+    check_killed(arguments(few_digits, tmp_path, 32, epochs(20)), tmp_path, kills=1)
 
 
 @pytest.mark.slow
-def test_five_kills_at_random_moments_end_bit_identical(few_digits, tmp_path):
-    check_killed(few_digits, tmp_path, kills=5, number_of_epochs=60)
+def test_the_demo_killed_at_five_random_moments_ends_bit_identical(digits, teacher_checkpoint, tmp_path):
+    """The demo's own recipe and images, distillation included, for four epochs."""
+    options = {
+        "config": "demo_student_distilled",
+        "data.path": digits,
+        "distill.teacher": "resnet10t",
+        "distill.teacher_checkpoint": teacher_checkpoint,
+        "runtime.device": "cpu",
+    }
+    command = ["-m", "deit_fast", "train", *(f"--{key}={value}" for key, value in options.items()), epochs(4)]
+    check_killed(command, tmp_path, kills=5)
 
 
 @pytest.mark.slow
-def test_the_demos_student_interrupted_at_five_random_moments_ends_bit_identical(digits, tmp_path):
-    """The demo's own recipe and images, two epochs; each stop is a real SIGTERM at a random step."""
+def test_a_run_stopped_at_five_random_steps_ends_bit_identical(digits, tmp_path):
+    """Each stop is a real SIGTERM; the demo's teacher, whose batch norm has buffers."""
     whole = Trainer(config(digits, tmp_path / "whole", recipe="demo_teacher"), ALONE)
     steps = random.Random(3).sample(range(whole.last_step - 1), 5)
     expected = saved(whole.fit())

@@ -1,21 +1,26 @@
 """What a run does about its host, and what it says before the first step and when memory is short."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from deit_fast import apex
-from deit_fast.config import Config
+from deit_fast.config import Config, DistillConfig
 from deit_fast.config_rules import check_config
 from deit_fast.distributed import Ranks
 from deit_fast.host import cores_wanted, host_warnings, numa_nodes, parse_cpu_list, share_of_cores
-from deit_fast.memory import advice, fitting_batch_size, is_out_of_memory
+from deit_fast.memory import is_out_of_memory
 from deit_fast.model import create_student
+from deit_fast.planning.costs import count_student
+from deit_fast.planning.memory_plan import plan_memory
+from deit_fast.planning.out_of_memory import advise_on, smaller_batches
 from deit_fast.start_report import batch_warning, describe_batch, describe_loader
 from deit_fast.utilisation import forward_flops, peak_of
 
@@ -89,19 +94,56 @@ def test_another_global_batch_than_the_recipes_is_warned_about():
     assert "stays 0.003, which was tuned for 2,048" in unscaled
 
 
-def test_out_of_memory_names_a_batch_that_would_fit():
-    line = advice(128, 1, fits=70, group_size=128)
-    assert "64 is predicted to fit" in line
-    assert "--runtime.batch_size_per_device 64 --runtime.accumulate_steps 2" in line
+def of_gib(gib, monkeypatch):
+    """A CUDA device with that much memory."""
+    properties = SimpleNamespace(total_memory=gib << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    return torch.device("cuda", 0)
+
+
+def test_out_of_memory_names_a_batch_that_would_fit(monkeypatch):
+    """That of `deit-fast plan`, whose parts are tested there: the next larger one is predicted not to fit."""
+    given = config(192, 1)  # DeiT-B distilled
+    line = advise_on(given, 1000, "bf16", of_gib(8, monkeypatch))
+    size, parts = (int(re.search(rf"{key} (\d+)", line)[1]) for key in ("--runtime.batch_size_per_device", "steps"))
+    assert f"out of memory with runtime.batch_size_per_device 192; {size} is predicted to fit" in line
+    assert size * parts == 192
     assert "\n" not in line
-    assert "no smaller batch" in advice(2, 1, fits=0, group_size=2)
-    assert "--runtime.batch_size_per_device 64 " in advice(192, 1, fits=120, group_size=64, multiple_of=64)
-    assert "no smaller batch" in advice(128, 1, fits=70, group_size=128, multiple_of=128)
-    assert fitting_batch_size(80 * 10**9, 87_000_000, 64 * 2**20) == 1046
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(RuntimeError) as error:
-        torch.empty(1 << 50)
-    assert is_out_of_memory(error.value)  # the CPU's own message
+    student = count_student(given, 1000, "bf16")
+    fits = [
+        c.runtime.batch_size_per_device
+        for c in smaller_batches(given)
+        if plan_memory(c, student, None, 8 << 30, recompute=False).fits
+    ]
+    assert size == max(fits) < 96  # not simply half
+    taught = replace(given, distill=DistillConfig(kind="hard", teacher="regnety_160", teacher_checkpoint="any"))
+    with_teacher = advise_on(taught, 1000, "bf16", of_gib(8, monkeypatch))
+    assert int(re.search(r"; (\d+) is predicted", with_teacher)[1]) < size
+    assert "no smaller batch is predicted to fit: use --runtime.checkpoint_activations true, a smaller model" in (
+        advise_on(given, 1000, "bf16", of_gib(1, monkeypatch))
+    )
+
+
+def test_batches_to_fall_back_on_keep_the_global_batch():
+    sizes = [(c.runtime.batch_size_per_device, c.runtime.accumulate_steps) for c in smaller_batches(config(24, 2))]
+    assert sizes == [(16, 3), (12, 4), (8, 6), (6, 8), (4, 12), (2, 24)]
+    subset = replace(config(192), model=replace(Config().model, drop_path_mode="subset"))
+    subset = replace(subset, mix=replace(subset.mix, group_size=32))
+    assert [c.runtime.batch_size_per_device for c in smaller_batches(subset)] == [96, 64, 32]
+    assert smaller_batches(config(2)) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Critical error in pipeline: Can't allocate 268435456 bytes on device 0."),
+    ],
+)
+def test_want_of_memory_is_known_by_whoever_says_it(error):
+    assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 

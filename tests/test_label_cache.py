@@ -93,6 +93,14 @@ def test_other_teacher_weights_and_other_files_are_refused(few_digits, tmp_path,
         Trainer(fewer, ALONE)
 
 
+def test_the_start_reads_the_heads_only(run, cache, monkeypatch):
+    """Soft labels of 300 epochs of ImageNet are 25 GB, which every rank would read."""
+    read = []
+    monkeypatch.setattr("deit_fast.label_cache.read_shard", lambda path, _fingerprint: read.append(path))
+    Trainer(run("run", "--distill.label_cache", str(cache)), ALONE)
+    assert read == []
+
+
 def test_a_damaged_file_is_named(run, cache, tmp_path):
     shutil.copytree(cache, tmp_path / "damaged")
     path = shard_path(tmp_path / "damaged", 1)

@@ -1,12 +1,15 @@
 """What a run tells at every log step, and where."""
 
+import errno
 import json
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_trainer import ALONE, config, rows
+from test_trainer import ALONE, config, rows, spoil, stop_at
 
 from deit_fast.memory import DeviceMemory
 from deit_fast.metrics import EpochSums, JsonLines
@@ -54,6 +57,22 @@ def test_a_run_has_a_row_for_every_log_step(few_digits, tmp_path):
     assert all(math.isfinite(row["loss"]) and row["gradient_norm"] > 0 and row["host_memory_gib"] > 0 for row in steps)
     first = (steps[0]["loss"] * 2 + steps[1]["loss"]) / 3
     assert rows(tmp_path)[0]["loss"] == pytest.approx(first)
+
+
+def test_the_log_file_has_every_line_plainly(few_digits, tmp_path):
+    """What is said at the start, figures at every log step, scores, and warnings; a resumed run goes on in it."""
+    run = config(few_digits, tmp_path, "--runtime.log_every_steps", "1", recipe="demo_student")
+    trainer = Trainer(run, ALONE)
+    stop_at(trainer, 0)
+    trainer.fit()
+    Trainer(replace(run, checkpoint=replace(run.checkpoint, resume="auto")), ALONE).fit()
+    text = (tmp_path / "log.txt").read_text()
+    assert [text.count(f"  train  step {step}/6  epoch ") for step in range(1, 7)] == [1] * 6
+    assert text.count("global batch 32 = 32 per device x 1 device") == 2
+    assert text.count("CPU cores for each device") == 2
+    assert text.count("top-1 ") == 2
+    assert "\x1b" not in text
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in text.splitlines())
 
 
 def test_memory_is_shown_apart(monkeypatch):
@@ -107,6 +126,35 @@ def test_tensorboard_gets_the_rows_or_is_named(few_digits, tmp_path):
     content = events.read_bytes()
     for tag in (b"images_per_second_per_device", b"val/average", b"lr"):
         assert tag in content
+
+
+class FullBoard:
+    """As TensorBoard's writer tells what its thread met."""
+
+    def add_scalar(self, *_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_stops_no_metric(few_digits, tmp_path, caplog):
+    """/dev/full takes nothing: rows of the steps, of a skipped step, and TensorBoard's."""
+    run = config(few_digits, tmp_path, "--schedule.epochs", "1", recipe="demo_student")
+    trainer = Trainer(run, ALONE)
+    spoil(trainer, 1)
+    step = trainer.train_step
+
+    def fill(*arguments):
+        trainer.log.board = FullBoard()
+        trainer.train_step = step
+        return step(*arguments)
+
+    fill.guard = step.guard
+    trainer.train_step = fill
+    (tmp_path / "skipped_steps_rank0.jsonl").symlink_to("/dev/full")
+    with caplog.at_level("WARNING", logger="deit_fast"):
+        assert trainer.fit().finished
+    assert "skipped_steps_rank0.jsonl cannot be written (No space left on device); the run goes on" in caplog.text
+    assert "TensorBoard's events cannot be written (No space left on device); the run goes on" in caplog.text
+    assert trainer.log.board is None
 
 
 def test_an_unfinished_line_is_no_row(tmp_path, caplog):
