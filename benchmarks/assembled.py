@@ -6,11 +6,8 @@ is 0, so that the weights stay as they are and every turn does the same work.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import timm
 import torch
 from torch import nn
 
@@ -22,7 +19,7 @@ from deit_fast.distributed import Ranks
 from deit_fast.precision import choose_precision
 from deit_fast.run_state import RunState, first_state
 from deit_fast.step import TrainStep, no_teacher
-from deit_fast.teacher import Teacher, full_name
+from deit_fast.teacher import Teacher, random_teacher
 from deit_fast.utilisation import forward_flops
 
 
@@ -116,11 +113,5 @@ def bench_teacher(config: Config, num_classes: int, ranks: Ranks, precision: str
     """distill.teacher as a run has it, with random weights unless distill.teacher_checkpoint gives others."""
     if config.distill.kind == "none":
         return no_teacher
-    if config.distill.teacher_checkpoint is not None:
-        return live_teacher(config, num_classes, ranks, precision)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "random.pth"
-        model = timm.create_model(full_name(config.distill.teacher), pretrained=False, num_classes=num_classes)
-        torch.save(model.state_dict(), weights)
-        distill = replace(config.distill, teacher_checkpoint=str(weights))
+    with random_teacher(config.distill, num_classes) as distill:
         return live_teacher(replace(config, distill=distill), num_classes, ranks, precision)

@@ -55,6 +55,22 @@ def catch_stop_signals() -> Iterator[StopRequest]:
                 signal.signal(number, handler)
 
 
+@contextmanager
+def stop_signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP (a scheduler, a lost terminal) end what is under way as Ctrl-C does: by KeyboardInterrupt."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    taken = [number for number, handler in before.items() if handler == signal.SIG_DFL]  # nohup ignores SIGHUP
+    if threading.current_thread() is not threading.main_thread():
+        taken = []
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 class StopVote:
     """Whether any rank was asked to stop: all leave at the same step, or the others would wait for it for ever.
 

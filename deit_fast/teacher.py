@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -136,6 +141,22 @@ def build_teacher(
         fold=fold,
         compiled=compiled,
     )
+
+
+@contextmanager
+def random_teacher(distill: DistillConfig, num_classes: int) -> Iterator[DistillConfig]:
+    """With first weights in a file, gone afterwards, where no distill.teacher_checkpoint is given.
+
+    For measurements of speed, which does not depend on them: nothing is downloaded, and any number of classes will do.
+    """
+    if distill.kind == "none" or distill.teacher_checkpoint is not None:
+        yield distill
+        return
+    check_name(distill)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "random.pth"
+        torch.save(create_teacher(distill, num_classes).state_dict(), weights)
+        yield replace(distill, teacher_checkpoint=str(weights))
 
 
 def check_name(distill: DistillConfig) -> None:

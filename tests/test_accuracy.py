@@ -178,6 +178,7 @@ def test_the_whole_experiment_on_few_images(few_digits, tmp_path, capsys):
     assert "What the paper claims" in capsys.readouterr().out
     first, second = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     assert first["rows"] == second["rows"]
+    assert first["title"] == f"DeiT-mini at 32 px, {SMALL.epochs} epochs of 100 images of {few_digits.name}"
     assert [len(row["seed_top1"]) for row in first["rows"]] == [2] * 5
     assert first["rows"][4]["teacher_top1"] == first["teachers"]["ViT"]
     assert not list(Path(tmp_path / "runs").glob("*/seed_*/*.pt"))  # 25 students would fill a disk

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from deit_fast.bench_records import append_record
 from deit_fast.benchmarks.first_day.__main__ import main as first_day
@@ -47,8 +48,9 @@ def test_the_steps_in_order(tmp_path):
     by_name = {step.name: " ".join(step.command) for step in steps}
     assert "--nproc-per-node 8 -m deit_fast bench train --config deit_base_distilled" in by_name["bench train"]
     tuned = str(tmp_path / "tuned.yaml")
-    assert [name for name in names if f"--runtime.tuned {tuned}" in by_name[name]] == benches[1:]
-    assert "--config deit_base --runtime.device cuda" in by_name["profile"]  # whose teacher's weights need not be here
+    assert [name for name in names if f"--runtime.tuned {tuned}" in by_name[name]] == [*benches[1:], "profile"]
+    assert "profile --config deit_base_distilled --runtime.device cuda" in by_name["profile"]
+    assert "--random-teacher" in by_name["profile"]  # the teacher's weights need not be here
 
 
 def test_profile_alone_has_images(tmp_path, monkeypatch):
@@ -174,19 +176,33 @@ def test_images_that_differ_are_found():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_steps_on_a_cpu(few_digits, tmp_path):
-    """Programs of their own, as `make gpu` starts them; profile and kernels have tests of their own."""
-    run = ["--device", "cpu", "--config", "demo_student", "--data", str(few_digits), "--out", str(tmp_path), *SMALL]
+    """All but the tests marked gpu, as programs of their own, as `make gpu` starts them."""
+    run = ["--device", "cpu", "--config", "demo_student_distilled", "--distill.teacher", "resnet10t", *SMALL]
+    run += ["--data", str(few_digits), "--out", str(tmp_path)]
     fixed = ["--runtime.attention", "sdpa", "--runtime.compile", "false", "--data.backend", "graph"]
-    fixed += ["--data.num_threads", "1"]  # so that tune asks of precision, prefetch and batch size only
-    first_day([*run, *fixed, "--only", "doctor,tune,bench step", "--minutes", "10"])
+    fixed += ["--data.num_threads", "1", "--runtime.teacher_compile", "false", "--runtime.teacher_precision", "fp32"]
+    fixed += ["--runtime.teacher_layout", "channels_last", "--runtime.teacher_fold", "true"]
+    # so that tune asks of precision, prefetch and batch size only
+    benches = ["bench kernels", "bench loader", "bench step", "bench train", "bench report"]
+    wanted = ["doctor", "tune", *benches, "profile"]
+    first_day([*run, *fixed, "--only", ",".join(wanted), "--minutes", "10"])
     results = read_results(tmp_path)
-    assert sorted(name for name, result in results.items() if result.held) == ["bench step", "doctor", "tune"]
+    assert [name for name in wanted if not results[name].held] == []
     assert results["tune"].text.startswith("runtime.precision ")
     assert "data.prefetch " in results["tune"].text
     assert read_tuned(tmp_path / "tuned.yaml") == results["tune"].text
-    assert "No verdict: the budget is DeiT-B's" in results["bench step"].text
-    assert "What was run held" in (tmp_path / "report.html").read_text()
+    assert "11 rows" in results["bench kernels"].text
+    for name in ("bench step", "bench train"):
+        assert "No verdict: the budget is DeiT-B's" in results[name].text
+    rows = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert [row["bench"] for row in rows] == ["kernels", "loader", "step", "train"]
+    profiled = json.loads((tmp_path / "profile" / "profile.json").read_text())
+    chosen = yaml.safe_load((tmp_path / "tuned.yaml").read_text())["chosen"]
+    assert profiled["config"]["runtime"]["precision"] == chosen["runtime.precision"]
+    assert next(phase["mean_ms"] for phase in profiled["phases"] if phase["phase"] == "teacher") > 0.1
+    assert "What was run held; not run: tests, images" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow

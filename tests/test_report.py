@@ -66,6 +66,20 @@ def test_the_page_shows_the_rows(chromium, report, width_px, scheme):
         assert first[:4] == ["step", "mixing", "deit_fast", "39,800"]
 
 
+def test_the_kept_rows_fit_a_narrow_window(chromium, tmp_path):
+    """Their legends too: what of a drawing is beyond its right end cannot be scrolled to."""
+    rows = [str(path) for path in sorted(RESULTS.glob("*.jsonl"))]
+    assert main(["bench", "report", *rows, "--out", str(tmp_path / "report.html")]) == 0
+    with opened(chromium, tmp_path / "report.html", width_px=390) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        ends = page.locator(".role-legend-label text").evaluate_all(
+            "nodes => nodes.map(node => node.closest('svg').getBoundingClientRect().right"
+            " - node.getBoundingClientRect().right)"
+        )
+        assert len(ends) > 8
+        assert min(ends) >= -1
+
+
 @pytest.mark.parametrize(
     ("judged", "good", "headline"),
     [

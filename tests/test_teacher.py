@@ -1,6 +1,7 @@
 """The teacher: frozen, channels-last, at its own normalisation and resolution; refused when its classes differ."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from deit_fast.config import IMAGENET_MEAN, IMAGENET_STD, DistillConfig
 from deit_fast.model import create_student
-from deit_fast.teacher import build_teacher, full_name
+from deit_fast.teacher import build_teacher, full_name, random_teacher
 
 CPU = torch.device("cpu")
 
@@ -147,3 +148,14 @@ def test_a_deit_teaches_from_its_checkpoint(tmp_path):
     torch.testing.assert_close(teacher(images), (cls + dist) / 2)
     with pytest.raises(ValueError, match="not a model of timm"):
         build_teacher(replace(distill, teacher_checkpoint=None), **options, device="cpu", autocast_dtype=None)
+
+
+def test_a_random_teacher_is_read_like_any_other_and_leaves_nothing():
+    """Of any number of classes; a checkpoint that is given stays."""
+    with random_teacher(DistillConfig(kind="hard", teacher="test_resnet"), 7) as distill:
+        built = teacher(distill.teacher_checkpoint, name="test_resnet", classes=7)
+    assert built(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert not Path(distill.teacher_checkpoint).exists()
+    for given in (DistillConfig(kind="none"), DistillConfig(kind="hard", teacher_checkpoint="mine.pth")):
+        with random_teacher(given, 7) as distill:
+            assert distill == given

@@ -1,6 +1,9 @@
 """`deit-fast tune`: wrong candidates are never chosen, slower ones neither; cut runs go on; train uses the file."""
 
 import math
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -67,7 +70,8 @@ def prefetch_question(*values, name="prefetch", **options):
 
 def run(path, questions, workload=None, config=None, seconds=60.0, again=False, measured_with=None):
     lines = []
-    journal = Journal(path, {"device": "mine"}, measured_with or {}, again)
+    names = [question.name for question in questions] if again else []
+    journal = Journal(path, {"device": "mine"}, measured_with or {}, names)
     workloads = {"sleep": workload or Costs()}
     search = Search(config or Config(), CPU, workloads, journal, time.monotonic() + seconds, lines.append)
     chosen = search.run(questions)
@@ -128,18 +132,64 @@ def test_a_run_out_of_time_is_resumed(tmp_path):
 
 
 @pytest.mark.usefixtures("_no_clock")
-def test_a_candidate_that_ends_the_program_is_left_out_of_the_next_run(tmp_path):
-    """What is tried is written down first; here the process ends as a kill ends it, past every `finally`."""
-    path = tmp_path / "tuned.yaml"
-    journal = Journal(path, {"device": "mine"}, {}, again=False)
-    journal._trying = ["prefetch", "2"]
-    journal.write()
+def test_a_candidate_that_ends_the_program_twice_is_left_out(tmp_path):
+    """What is tried is written down first; here the process ends as a kill ends it, past every `finally`.
+
+    After the first end it is tried again: who killed the program may not have meant the candidate.
+    """
+    path, question = tmp_path / "tuned.yaml", prefetch_question(6, 2, 4)
+
+    def ends_while_trying():
+        journal = Journal(path, {"device": "mine"}, {})
+        journal._trying = ["prefetch", "2"]
+        journal.write()
+
+    ends_while_trying()
     workload = Costs()
-    chosen, _, lines = run(path, [prefetch_question(6, 2, 4)], workload)
+    run(path, [question], workload, seconds=-1)
+    ends_while_trying()
+    chosen, _, lines = run(path, [question], workload)
     assert workload.checked == [6, 4]
     assert chosen == {"data.prefetch": 4}
     assert f"2 not used: {ENDED}" in lines[0]
     assert run(path, [prefetch_question(6, 2)], again=True)[0] == {"data.prefetch": 2}
+
+
+@pytest.mark.usefixtures("_no_clock")
+def test_one_question_again_leaves_the_others_answers(tmp_path):
+    """A later one that has set the same key keeps the last word."""
+    path, first, later = tmp_path / "tuned.yaml", prefetch_question(6, 4), prefetch_question(4, 2, name="later")
+    run(path, [first, later])
+    workload = Costs()
+    run(path, [first], workload, again=True)
+    assert workload.checked == [6, 4]
+    assert read_tuned(path).chosen == {"data.prefetch": 2}
+    run(path, [first], again=True, seconds=-1)  # cut before it was measured again: its answer does not count
+    assert [row["question"] for row in yaml.safe_load(path.read_text())["questions"]] == ["later"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(few_digits, tmp_path, number):
+    """Killed while the first candidate is tried, which is then no worse than the others."""
+    path = tmp_path / "tuned.yaml"
+    command = [sys.executable, "-m", "deit_fast", "tune", "--config", "demo_student", "--data.path", str(few_digits)]
+    command += ["--runtime.device", "cpu", "--only", "precision", "--out", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as program:
+        while program.poll() is None and "trying:\n- precision" not in (path.read_text() if path.is_file() else ""):
+            time.sleep(0.02)
+        program.send_signal(number)
+        _, errors = program.communicate(timeout=60)
+    content = yaml.safe_load(path.read_text())
+    if number == signal.SIGTERM:
+        assert (program.returncode, errors) == (1, "deit-fast: interrupted\n")
+        assert content["trying"] is None
+    else:
+        assert content["trying"][0] == "precision"
+    assert (content["questions"], content["ended"]) == ([], [])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=200)
+    (answer,) = yaml.safe_load(path.read_text())["questions"]
+    assert [candidate["fails"] for candidate in answer["candidates"]] == [None, None]
 
 
 @pytest.mark.usefixtures("_no_clock")

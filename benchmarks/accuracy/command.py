@@ -12,8 +12,10 @@ import torch
 from rich.console import Console
 
 from deit_fast.bench_records import Record, append_record
+from deit_fast.config import DataConfig
 from deit_fast.config_file import config_parser, parse_arguments
 from deit_fast.distributed import one_process
+from deit_fast.open_images import open_images
 
 from ..records import build_record
 from ..table import print_table
@@ -69,9 +71,10 @@ def record_of(
         claims.append({"claim": text, "difference": found.mean, "low": found.low, "high": found.high})
         claims[-1]["holds"] = verdict(found)
     name = "Fashion-MNIST" if data.name.startswith("fashion_mnist") else data.name
+    images = len(open_images(DataConfig(path=str(data)), "train"))  # --data brings its own number
     return build_record(
         "accuracy",
-        f"DeiT-mini at 32 px, {plan.epochs} epochs of {plan.images:,} images of {name}",
+        f"DeiT-mini at 32 px, {plan.epochs} epochs of {images:,} images of {name}",
         rows_of(teachers, results),
         device,
         config={"plan": asdict(plan), "student": results[HARD][0]["config"]},
@@ -92,7 +95,9 @@ def _parser() -> Any:
     for field in fields(Plan):
         flag = f"--{field.name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=field.default, help=HELP[field.name])
-    parser.add_argument("--data", metavar="DIR", help="a folder with train/ and val/ instead of Fashion-MNIST")
+    parser.add_argument(
+        "--data", metavar="DIR", help="a folder with train/ and val/, used whole, instead of Fashion-MNIST"
+    )
     parser.add_argument("--fashion-mnist", metavar="DIR", default=str(DEBIAN), help="its files")
     parser.add_argument("--folder", metavar="DIR", default="runs/bench/accuracy", help="runs and results")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -53,4 +53,4 @@ def row(step: Step, result: Result | None) -> tuple[str, str, float | None, str]
     """A line of the table."""
     if result is None:
         return step.name, STATES[None], None, step.promise
-    return step.name, STATES[result.held], result.seconds / 60, step.promise
+    return step.name, STATES[result.held], round(result.seconds / 60, 1), step.promise

@@ -12,7 +12,6 @@ from pathlib import Path
 import yaml
 
 from deit_fast.bench_records import read_records
-from deit_fast.config_file import recipe_names
 
 from ..photographs import PHOTOGRAPHS, photographs_path
 from ..report import verdict_text
@@ -105,15 +104,10 @@ PROMISES = {
 
 
 def profile_step(plan: Plan, verb: list[str], use: list[str]) -> Step:
-    """Without teacher where the recipe has a form without, since the weights of a teacher need not be here."""
-    plain = plan.config.replace("_distilled", "")
-    recipe = plain if plain in recipe_names() else plan.config
-    arguments = [recipe if argument == plan.config else argument for argument in plan.arguments]
-    if recipe != plan.config:
-        use = []  # the file is of the recipe with the teacher
+    """The run that bench measured; a teacher's weights need not be here."""
     folder = plan.out / "profile"
     images = [] if plan.data else ["--data.path", str(photographs_path(PHOTOGRAPHS))]
-    command = [*verb, "profile", *arguments, *images, *use, "--out", str(folder)]
+    command = [*verb, "profile", *plan.arguments, *images, *use, "--random-teacher", "--out", str(folder)]
     return Step("profile", "the time of a step is accounted for", command, lambda _output: read_profile(folder))
 
 

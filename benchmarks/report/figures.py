@@ -198,7 +198,12 @@ def history(records: Sequence[Record]) -> Spec:
     x = {"field": "record", "type": "ordinal", "sort": None, "title": "commit",
          "axis": {"labelExpr": "split(datum.label, ' ')[1]", "labelAngle": 0}}  # fmt: skip
     y = {"type": "quantitative", "title": "relative to the first", "scale": {"zero": False}, "axis": {"format": "%"}}
-    colour = {"field": "what", "type": "nominal", "title": None, "legend": {"columns": 2, "labelLimit": 400}}
+    colour = {
+        "field": "what",
+        "type": "nominal",
+        "title": None,
+        "legend": {"columns": 1, "labelLimit": {"expr": "width - 24"}},
+    }
     return {
         "data": {"values": points},
         "height": 260,

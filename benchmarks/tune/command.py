@@ -20,6 +20,7 @@ from deit_fast.config_rules import check_config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.distributed import Ranks, one_process
 from deit_fast.environment import describe_environment
+from deit_fast.interrupt import stop_signals_interrupt
 from deit_fast.open_images import open_images
 from deit_fast.tuned import as_text, conditions, tuned_path
 
@@ -44,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         "--out", metavar="FILE", help="the tuned file; default: by device and model in the user's cache"
     )
     parser.add_argument("--only", default="", metavar="QUESTION,QUESTION", help="some of the questions; default: all")
-    parser.add_argument("--again", action="store_true", help="measure again what was measured before")
+    parser.add_argument("--again", action="store_true", help="measure the questions again that were measured before")
     parser.add_argument(
         "--processes", type=int | None, help="that will share the cores; default: one for each GPU here"
     )
@@ -56,9 +57,10 @@ def run(arguments: Sequence[str]) -> int:
     check_config(config)
     questions = chosen_questions(chosen.only)
     deadline = time.monotonic() + 60 * chosen.minutes
-    with one_process(config.runtime.device, "deit-fast tune") as alone:
+    again = [question.name for question in questions] if chosen.again else []
+    with stop_signals_interrupt(), one_process(config.runtime.device, "deit-fast tune") as alone:
         ranks = as_one_of(chosen.processes or processes_here(alone.device), alone)
-        journal = open_journal(config, ranks, chosen.out, chosen.again)
+        journal = open_journal(config, ranks, chosen.out, again)
         say(f"tuning {config.model.name} for {journal.valid_for['device']}, {ranks.cores} cores -> {journal.path}")
         values = Search(config, ranks, workloads(config, ranks), journal, deadline, say).run(questions)
     say_result(journal, values)
@@ -85,7 +87,7 @@ def as_one_of(processes: int, alone: Ranks) -> Ranks:
     return replace(alone, local_world_size=processes)
 
 
-def open_journal(config: Config, ranks: Ranks, out: str | None, again: bool) -> Journal:
+def open_journal(config: Config, ranks: Ranks, out: str | None, again: Sequence[str]) -> Journal:
     """The tuned file, with what it is valid for."""
     path = Path(out) if out else tuned_path(config, ranks.device)
     measured_with = {

@@ -35,7 +35,7 @@ def check_apex() -> Finding:
 
 def check_native(device: torch.device) -> Finding:
     """Built, and for this DALI: otherwise the loader costs several times the CPU time."""
-    text = plugin.describe()
+    text = plugin.describe().removeprefix("native operators: ")
     if plugin.is_available() or device.type == "cuda":
         return Finding("native operators", "ok" if plugin.is_available() else "note", text)
     return Finding("native operators", "warning", text, plugin.REBUILD)

@@ -45,7 +45,8 @@ VEGA_CONFIG: dict[str, Any] = {
     "axisX": {"tickCount": 6},
     "legend": {
         "orient": "top", "labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12,
-        "titleFontWeight": "normal", "symbolType": "circle", "columns": 4, "offset": 14,
+        "titleFontWeight": "normal", "symbolType": "circle", "offset": 14,
+        "columns": {"expr": "width < 480 ? 1 : 4"},  # what is beyond the window would be cut off
     },
     "title": {"color": INK, "fontSize": 13, "anchor": "start", "fontWeight": 600},
     "header": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deit_fast.cli import write_json
+from deit_fast.config import Config
 from deit_fast.config_file import add_config_arguments, config_parser, parse_arguments, parse_config
 
 
@@ -26,6 +29,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=30, help="recorded steps; as many bare ones run between them")
     parser.add_argument("--warm-up-steps", type=int, default=5, help="steps before them; more for CUDA graphs (11)")
     parser.add_argument("--loader-batches", type=int, default=8, help="batches of each form of the loader by itself")
+    parser.add_argument(
+        "--random-teacher", action="store_true", help="a teacher with first weights, as the benchmarks have it"
+    )
     parser.add_argument("--out", metavar="DIR", default="runs/profile", help="report.html, profile.json and traces")
     parser.add_argument("--json", metavar="FILE", help="write the record here too")
     add_config_arguments(parser)
@@ -46,13 +52,28 @@ def run(arguments: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     lengths = Lengths(options.steps, options.warm_up_steps, options.loader_batches)
     with process_group(config.runtime.device) as ranks:
-        trainer = profiled_trainer(apply_first_ranks_tuned(config, ranks), ranks, folder, lengths)
+        config = apply_first_ranks_tuned(config, ranks)
+        with with_teacher(config, options.random_teacher) as config:
+            trainer = profiled_trainer(config, ranks, folder, lengths)
         measured = run_profile(trainer, folder, lengths)
         if not ranks.is_main:
             return 0
         record = build_record(trainer, measured, folder)
     publish(record, folder, options.json)
     return 0
+
+
+@contextmanager
+def with_teacher(config: Config, random: bool) -> Iterator[Config]:
+    """The run as it is, or with a teacher whose weights need not be here."""
+    from deit_fast.open_images import open_images
+    from deit_fast.teacher import random_teacher
+
+    if not random:
+        yield config
+        return
+    with random_teacher(config.distill, len(open_images(config.data, "train").classes)) as distill:
+        yield replace(config, distill=distill)
 
 
 def publish(record: dict[str, Any], folder: Path, json_file: str | None) -> None:
