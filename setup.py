@@ -1,4 +1,4 @@
-"""Packaging: four folders at the top, one importable package, and native operators where they can be compiled.
+"""Packaging: four folders at the top, one importable package, and what is compiled where it can be.
 
 `package_dir` maps the folders into the `deit_fast` namespace, because top-level packages called `kernels` or
 `benchmarks` would collide with others of that name on the user's machine.
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
 
 ROOT = Path(__file__).parent
 MAPPED = ("dali_pipelines", "kernels", "benchmarks")
@@ -20,6 +21,16 @@ for folder in MAPPED:
     package_dir[f"deit_fast.{folder}"] = folder
     packages += [f"deit_fast.{folder}"] + [f"deit_fast.{folder}.{sub}" for sub in find_packages(folder)]
 
+CPU_KERNELS = Extension(
+    "deit_fast.kernels.cpu.libdeit_fast_cpu",
+    sources=["kernels/cpu/elementwise.cc", "kernels/cpu/attention.cc"],
+    depends=["kernels/cpu/loops.h"],
+    extra_compile_args=[
+        *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"),
+        *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC 12's own AVX-512 header
+    ],
+    extra_link_args=["-fopenmp"],
+)
 NATIVE = "deit_fast.dali_pipelines.native"
 spec = importlib.util.spec_from_file_location("native_build", ROOT / "dali_pipelines/native/build.py")
 native_build = importlib.util.module_from_spec(spec)
@@ -27,12 +38,24 @@ spec.loader.exec_module(native_build)  # by its path: the package is not install
 
 
 class BuildNative(build_ext):
-    """Compiles the native DALI operators; where that cannot be, says what is lost and goes on."""
+    """Compiles the native DALI operators and the CPU kernels; where that cannot be, says what is lost and goes on."""
 
     def get_ext_filename(self, fullname):
-        return str(Path(*fullname.split(".")[:-1], native_build.PLUGIN))
+        return str(Path(*fullname.split(".")).with_suffix(".so"))  # loaded by its path, so not named for one Python
 
     def build_extension(self, ext):
+        if ext is CPU_KERNELS:
+            self.build_cpu_kernels(ext)
+        else:
+            self.build_dali_operators(ext)
+
+    def build_cpu_kernels(self, ext):
+        try:
+            super().build_extension(ext)
+        except (CompileError, LinkError) as error:
+            self.warn(f"CPU kernels not built: {error}. runtime.kernels does the same in plain torch at more CPU time")
+
+    def build_dali_operators(self, ext):
         try:
             native_build.build(Path(self.get_ext_fullpath(ext.name)).parent, Path(self.build_temp) / "native")
         except native_build.NotBuildableError as error:
@@ -57,7 +80,7 @@ setup(
         "deit_fast.kernels": ["budget.yaml"],
         NATIVE: ["*.h", "*.cc", "*.cu", "*.json", "*.cubin", "*.ptx"],
     },
-    ext_modules=[Extension(f"{NATIVE}.{Path(native_build.PLUGIN).stem}", sources=[], optional=True)],
+    ext_modules=[Extension(f"{NATIVE}.{Path(native_build.PLUGIN).stem}", sources=[], optional=True), CPU_KERNELS],
     cmdclass={"build_ext": BuildNative},
     install_requires=[
         "torch>=2.9",

@@ -20,6 +20,7 @@ from deit_fast.kernels.attention import BACKENDS, attention
 from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.batch_prep import batch_prep
 from deit_fast.kernels.batch_prep import op as batch_prep_op
+from deit_fast.kernels.choice import has_kernel
 from deit_fast.kernels.distill_loss import LossTerms, distill_loss
 from deit_fast.kernels.distill_loss import op as distill_loss_op
 from deit_fast.kernels.gelu_bias import gelu_bias
@@ -30,11 +31,11 @@ Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Contest:
-    """`run(backend)` gives a function of the inputs; inputs that are leaves get gradients."""
+    """`run(backend)` gives a function of the inputs; inputs that are leaves get gradients. backends: by their names."""
 
     name: str
     run: Callable[[str], Function]
-    backends: tuple[str, ...]
+    backends: dict[str, str]
     inputs: dict[str, Tensor]
     leaves: tuple[str, ...]
     bytes: int
@@ -54,8 +55,13 @@ class Sizes:
 
 
 def contests(sizes: Sizes, dtype: torch.dtype, device: str) -> list[Contest]:
-    """All kernels; `triton` only on a GPU, since its operators' CPU kernels are the reference again."""
-    both = ("reference", "triton") if device == "cuda" else ("reference",)
+    """All kernels: plain torch, and ours where there is one: `triton` on a GPU, `native` on a CPU."""
+
+    def both(kernel: str) -> dict[str, str]:
+        ours = {"triton" if device == "cuda" else "native": "triton"} if has_kernel(kernel, device, dtype) else {}
+        return {"reference": "reference"} | ours
+
+    torch_own = [name for name in BACKENDS if name.startswith("sdpa")] if device == "cuda" else ["sdpa"]
     B, N, H, D = sizes.batch, sizes.tokens, sizes.heads, sizes.head_dim
     C, K, width = H * D, sizes.classes, dtype.itemsize
     one_pass = B * N * C * width
@@ -64,23 +70,22 @@ def contests(sizes: Sizes, dtype: torch.dtype, device: str) -> list[Contest]:
     images = batch_prep_op.example_inputs(B, sizes.image_size_px, torch.uint8, device)
     residual = add_norm_op.example_inputs(B, N, C, dtype, device)
     del residual["layer_scale"]
-    usual = tuple(name for name in BACKENDS if name != "auto" and (device == "cuda" or name in ("reference", "sdpa")))
+    usual = both("attention") | dict(zip(torch_own, torch_own, strict=True))
+    loss = distill_loss_op.example_inputs(B, K, dtype, device)
+    norm_leaves = ("x", "branch", "weight", "shift", "bias")
     return [
         Contest(
             "attention", lambda backend: lambda qkv: attention(qkv, backend), usual, {"qkv": qkv}, ("qkv",),
             12 * one_pass, 14 * B * H * N * N * D,
         ),
         Contest(
-            "distill_loss", _loss, both, distill_loss_op.example_inputs(B, K, dtype, device), ("cls", "dist"),
-            B * K * (3 * width + 16 + 2 * width),
+            "distill_loss", _loss, both("distill_loss"), loss, ("cls", "dist"), B * K * (3 * width + 16 + 2 * width),
         ),
-        Contest("batch_prep", _prep(dtype), both, images, (), images["images"].numel() * (1 + 2 * width)),
+        Contest("batch_prep", _prep(dtype), both("batch_prep"), images, (), images["images"].numel() * (1 + 2 * width)),
+        Contest("add_norm", _norm, both("add_norm"), residual, norm_leaves, B * N * C * (6 * width + 16)),
         Contest(
-            "add_norm", _norm, both, residual, ("x", "branch", "weight", "shift", "bias"), B * N * C * (6 * width + 16),
-        ),
-        Contest(
-            "gelu_bias", lambda backend: lambda x, bias: gelu_bias(x, bias, backend), both, {"x": x, "bias": bias},
-            ("x", "bias"), 5 * 4 * one_pass,
+            "gelu_bias", lambda backend: lambda x, bias: gelu_bias(x, bias, backend), both("gelu_bias"),
+            {"x": x, "bias": bias}, ("x", "bias"), 5 * 4 * one_pass,
         ),
     ]  # fmt: skip
 

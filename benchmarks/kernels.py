@@ -62,7 +62,7 @@ def is_correct(contest: Contest, function: Function) -> bool:
 
 def contenders(contest: Contest, compiled: bool) -> dict[str, Function]:
     """Each backend, and the reference compiled."""
-    functions = {backend: contest.run(backend) for backend in contest.backends}
+    functions = {name: contest.run(backend) for name, backend in contest.backends.items()}
     if compiled:
         functions["torch.compile"] = torch.compile(contest.run("reference"))
     return functions

@@ -107,6 +107,6 @@ def _measure(options: Options) -> Record:
     title += str(environment["device"] if device == "cuda" else environment["cpu"])
     show_kernels(rows, title)
     if device == "cpu":
-        say("On a CPU only the reference is timed, to test the command; what counts is measured on a GPU.")
+        say("These are the times of a CPU and its kernels; the Triton kernels are timed on a GPU only.")
     config = {"sizes": asdict(sizes), "dtype": options.dtype}
     return build_record("kernels", title, rows, torch.device(device), config=config, fastest=fastest(rows))

@@ -206,11 +206,12 @@ class RuntimeConfig:
         "auto", "reference", "sdpa", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math", "triton"
     ] = "auto"
     """sdpa: torch's fused attention, its backend chosen by torch or by the suffix; reference: plain matrix products;
-    triton: the kernel for short rows; auto: what was tuned here, else sdpa, but reference on a CPU in bf16."""
+    triton: the kernel for short rows (on a CPU a compiled one, in bf16 with AVX512-BF16); auto: what was tuned here,
+    else sdpa, but reference on a CPU in bf16."""
     kernels: str = "auto"
     """Batch preparation, add + norm, GELU, loss: triton: the fused kernels; reference: plain torch, which torch.compile
-    fuses; or the names of those to run in triton, such as add_norm,gelu_bias (all: batch_prep, add_norm, gelu_bias,
-    distill_loss); auto: what was tuned here, else reference."""
+    fuses; or the names of those that are to be fused, such as add_norm,gelu_bias (all: batch_prep, add_norm, gelu_bias,
+    distill_loss); auto: what was tuned here, else reference. On a CPU add_norm and gelu_bias are compiled, too."""
     compile: bool | None = None
     """Compile the student block by block with torch.compile; null: as tuned here, else false."""
     cuda_graphs: bool | None = None

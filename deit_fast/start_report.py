@@ -58,9 +58,9 @@ def describe_loader(backend: str, ranks: Ranks) -> str:
 
 
 def describe_kernels(runtime: RuntimeConfig) -> str:
-    """Which kernels run in Triton, and which attention."""
+    """Which kernels are fused, and which attention."""
     names = triton_kernels(runtime.kernels)
-    fused = f"{', '.join(names)} in Triton" if names else "plain torch"
+    fused = f"{', '.join(names)} fused" if names else "plain torch"
     return f"kernels: {fused}; attention {runtime.attention}"
 
 

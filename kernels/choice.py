@@ -1,8 +1,11 @@
-"""Which kernels a run takes in Triton: what `runtime.kernels` says, read once when the trainer is built."""
+"""Which fused kernels a run takes: what `runtime.kernels` says, read once when the trainer is built."""
 
 from __future__ import annotations
 
+import torch
+
 from .attention import BACKENDS
+from .cpu import library
 
 FUSED = ("batch_prep", "add_norm", "gelu_bias", "distill_loss")
 """What `runtime.kernels` names, in the order of a step; attention has a key of its own, `runtime.attention`."""
@@ -15,8 +18,18 @@ def candidates(kernel: str) -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if name != "auto") if kernel == "attention" else ("reference", "triton")
 
 
+def has_kernel(kernel: str, device_type: str, dtype: torch.dtype) -> bool:
+    """Whether backend `triton` is more than plain torch there: Triton's kernel on a GPU, a compiled one on a CPU."""
+    assert kernel in TUNABLE
+    if device_type == "cuda":
+        return True
+    if kernel == "attention":
+        return library.runs_attention() and dtype == torch.bfloat16
+    return kernel in ("add_norm", "gelu_bias") and bool(library.levels()) and dtype in library.DTYPES
+
+
 def triton_kernels(asked: str) -> tuple[str, ...]:
-    """The kernels of FUSED that `runtime.kernels` wants in Triton; ValueError for a name that is none of them.
+    """The kernels of FUSED that `runtime.kernels` wants fused; ValueError for a name that is none of them.
 
     asked: reference (none), triton (all), some of FUSED separated by commas, or auto: none, since torch.compile fuses
     plain torch too; on a machine that was tuned, the names measured there have taken its place.

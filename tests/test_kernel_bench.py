@@ -27,8 +27,8 @@ def test_times_every_kernel_on_a_cpu(tmp_path, capsys):
         "attention", "distill_loss", "batch_prep", "add_norm", "gelu_bias",
     }  # fmt: skip
     assert all(row["correct"] and row["ms_p20"] <= row["ms"] <= row["ms_p80"] for row in record["rows"])
-    assert record["fastest"]["add_norm"] == "reference"
-    assert "On a CPU only the reference is timed" in " ".join(capsys.readouterr().out.split())
+    assert record["fastest"]["add_norm"] in ("reference", "native")
+    assert "the Triton kernels are timed on a GPU only" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

@@ -52,4 +52,4 @@ def test_the_configuration_offers_every_backend():
 def test_a_run_says_what_it_takes():
     assert describe_kernels(RuntimeConfig()) == "kernels: plain torch; attention auto"
     asked = RuntimeConfig(kernels="gelu_bias,add_norm", attention="sdpa_cudnn")
-    assert describe_kernels(asked) == "kernels: add_norm, gelu_bias in Triton; attention sdpa_cudnn"
+    assert describe_kernels(asked) == "kernels: add_norm, gelu_bias fused; attention sdpa_cudnn"

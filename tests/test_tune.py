@@ -26,6 +26,7 @@ from deit_fast.config import AugmentConfig, Config, DataConfig, DistillConfig, M
 from deit_fast.distributed import Ranks
 from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.attention.reference import attention_reference
+from deit_fast.kernels.cpu import library
 from deit_fast.model import create_student
 from deit_fast.open_images import open_images
 from deit_fast.tuned import apply_tuned, read_tuned, tuned_path, with_values
@@ -236,8 +237,11 @@ def test_cpu_time_decides_where_others_share_the_machine():
     assert judge("q", tried, timings, "images/s", {}).values == {"data.prefetch": 1}
 
 
-def test_questions_on_a_cpu_and_on_a_gpu():
-    """Only what exists there: kernels, graphs and decoders are asked about on a GPU alone."""
+@pytest.mark.parametrize("compiled_kernels", [True, False])
+def test_questions_on_a_cpu_and_on_a_gpu(monkeypatch, compiled_kernels):
+    """Only what exists there: graphs and decoders are asked about on a GPU alone, and some kernels."""
+    monkeypatch.setattr(library, "levels", lambda: ("portable",) if compiled_kernels else ())
+    monkeypatch.setattr(library, "runs_attention", lambda: compiled_kernels)
     names = {question.name: question for question in asked.QUESTIONS}
     assert len(names) == len(asked.QUESTIONS)
     gpu = replace(CPU, device=torch.device("cuda", 0))
@@ -248,10 +252,11 @@ def test_questions_on_a_cpu_and_on_a_gpu():
         if name != "precision"  # asks the device, which need not be here
     }
     assert found["attention"] == [
-        ["reference", "sdpa", "sdpa_flash", "sdpa_math"],
+        ["reference", "sdpa", "sdpa_flash", "sdpa_math", *(["triton"] if compiled_kernels else [])],
         ["sdpa", "reference", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math", "triton"],
     ]
-    assert found["gelu_bias"] == [[], ["reference", "triton"]]
+    assert found["gelu_bias"] == [["reference", "native"] if compiled_kernels else [], ["reference", "triton"]]
+    assert found["batch_prep"] == [[], ["reference", "triton"]]
     assert found["cuda graphs"] == [[], ["launched", "replayed"]]
     assert found["decoder"] == [[], ["gpu", "cpu"]]
     assert len(found["teacher"][0]) == 8

@@ -15,7 +15,7 @@ from deit_fast.dali_pipelines.native_graph import choose_backend
 from deit_fast.data import DEFAULT_PREFETCH
 from deit_fast.distributed import Ranks
 from deit_fast.kernels.attention.op import BACKENDS, SDPA_DTYPES
-from deit_fast.kernels.choice import FUSED, candidates, triton_kernels
+from deit_fast.kernels.choice import FUSED, candidates, has_kernel, triton_kernels
 from deit_fast.precision import DTYPES, choose_precision
 from deit_fast.variants import DEIT_VARIANTS
 
@@ -57,7 +57,7 @@ def takes(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     sdpa_backend = getattr(BACKENDS[name], "keywords", {}).get("sdpa_backend")
     if sdpa_backend is not None:
         return dtype in SDPA_DTYPES[device.type].get(sdpa_backend, ())
-    return name != "triton" or device.type == "cuda"
+    return name != "triton" or has_kernel("attention", device.type, dtype)
 
 
 def compilations(_config: Config, _ranks: Ranks) -> list[Candidate]:
@@ -74,13 +74,15 @@ def compilations_again(config: Config, ranks: Ranks) -> list[Candidate]:
 
 
 def with_kernel(kernel: str, config: Config, ranks: Ranks) -> list[Candidate]:
-    """The kernels chosen so far, without and with this one in Triton."""
-    if ranks.device.type != "cuda" or config.model.name not in DEIT_VARIANTS:
+    """The kernels chosen so far, without and with this one."""
+    dtype = DTYPES[choose_precision(config.runtime.precision, ranks.device)]
+    if not has_kernel(kernel, ranks.device.type, dtype) or config.model.name not in DEIT_VARIANTS:
         return []
+    name = "triton" if ranks.device.type == "cuda" else "native"
     so_far = triton_kernels(config.runtime.kernels)
     return [
         Candidate("reference", {"runtime.kernels": ",".join(so_far) or "reference"}),
-        Candidate("triton", {"runtime.kernels": ",".join([*so_far, kernel])}),
+        Candidate(name, {"runtime.kernels": ",".join([*so_far, kernel])}),
     ]
 
 

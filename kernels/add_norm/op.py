@@ -9,22 +9,15 @@ from torch import Tensor
 
 from deit_fast.kernels.registration import check_backend, kernel_op, say_once, why_not_on
 
-from .reference import add_norm_backward_reference, add_norm_reference, statistics
+from .cpu import backward_on_cpu, forward_on_cpu
+from .reference import add_norm_reference
 
 MAX_EMBED_DIM = 2048
 """A program has two rows in registers, in fp32."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def _forward_on_cpu(
-    x: Tensor, branch: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, gamma: Tensor | None,
-    drop_path: Tensor | None, slot: Tensor | None, eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    total, y = add_norm_reference(x, branch, weight, shift, bias, gamma, drop_path, slot, eps)
-    return total, y, *statistics(total, eps)
-
-
-@kernel_op("add_norm_forward", _forward_on_cpu)
+@kernel_op("add_norm_forward", forward_on_cpu)
 def add_norm_forward(
     x: Tensor, branch: Tensor, weight: Tensor, shift: Tensor, bias: Tensor | None, gamma: Tensor | None,
     drop_path: Tensor | None, slot: Tensor | None, eps: float,
@@ -42,7 +35,7 @@ def _(x: Tensor, branch: Tensor, *_rest: Any) -> tuple[Tensor, Tensor, Tensor, T
     return x.new_empty(x.shape), x.new_empty(x.shape, dtype=branch.dtype), mean, rstd
 
 
-@kernel_op("add_norm_backward", add_norm_backward_reference)
+@kernel_op("add_norm_backward", backward_on_cpu)
 def add_norm_backward(
     grad_total: Tensor | None, grad_y: Tensor, total: Tensor, mean: Tensor, rstd: Tensor, branch: Tensor | None,
     weight: Tensor, bias: Tensor | None, gamma: Tensor | None, drop_path: Tensor | None, slot: Tensor | None,

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import register_flop_formula
 from deit_fast.kernels.launch import INTERPRETED
 from deit_fast.kernels.registration import kernel_op, say_once, why_not_on
 
-from .reference import attention_reference, backward_reference, forward_reference
+from .cpu import backward_on_cpu, forward_on_cpu
+from .reference import attention_reference
 
 MAX_TOKENS = 1026
 """Rows up to here are tested: 512 px in patches of 16, with [CLS] and distillation token."""
@@ -33,7 +34,7 @@ SDPA_DTYPES: dict[str, dict[SDPBackend, tuple[torch.dtype, ...]]] = {
 """What each backend of scaled_dot_product_attention takes; torch raises "no available kernel" for the rest."""
 
 
-@kernel_op("attention_forward", forward_reference)
+@kernel_op("attention_forward", forward_on_cpu)
 def attention_forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
     """qkv [B, N, 3, H, D] -> out [B, N, H*D] of its dtype, lse [B, H, N] fp32 in base 2."""
     from .triton import forward
@@ -47,7 +48,7 @@ def _(qkv: Tensor) -> tuple[Tensor, Tensor]:
     return qkv.new_empty(B, N, H * D), qkv.new_empty(B, H, N, dtype=torch.promote_types(qkv.dtype, torch.float32))
 
 
-@kernel_op("attention_backward", backward_reference)
+@kernel_op("attention_backward", backward_on_cpu)
 def attention_backward(qkv: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor) -> Tensor:
     """grad_out [B, N, H*D], of any strides -> grad_qkv [B, N, 3, H, D]."""
     from .triton import backward

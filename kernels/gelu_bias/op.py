@@ -9,12 +9,13 @@ from torch import Tensor
 
 from deit_fast.kernels.registration import check_backend, kernel_op, say_once, why_not_on
 
-from .reference import gelu_bias_backward_reference, gelu_bias_reference
+from .cpu import backward_on_cpu, forward_on_cpu
+from .reference import gelu_bias_reference
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-@kernel_op("gelu_bias_forward", gelu_bias_reference)
+@kernel_op("gelu_bias_forward", forward_on_cpu)
 def gelu_bias_forward(x: Tensor, bias: Tensor) -> Tensor:
     """gelu(x + bias), [..., F]."""
     from .triton import forward
@@ -27,7 +28,7 @@ def _(x: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG001
     return x.new_empty(x.shape)
 
 
-@kernel_op("gelu_bias_backward", gelu_bias_backward_reference)
+@kernel_op("gelu_bias_backward", backward_on_cpu)
 def gelu_bias_backward(grad_y: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x, of its dtype, and of the bias, fp32 [F]."""
     from .triton import backward
