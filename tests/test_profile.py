@@ -29,7 +29,7 @@ def profiled(run, folder, spoil=lambda _trainer: None):
     """The record of a run that `spoil` has made slow."""
     trainer = profiled_trainer(run, ALONE, folder, LENGTHS)
     spoil(trainer)
-    return build_record(trainer, run_profile(trainer, folder, LENGTHS), folder)
+    return build_record(trainer, run_profile(trainer, folder, LENGTHS))
 
 
 def student_alone(data, folder, *arguments):
@@ -136,7 +136,7 @@ with process_group("cpu") as ranks:
         images.feed = slow
     measured = run_profile(trainer, folder, LENGTHS)
     if ranks.is_main:
-        (folder / "profile.json").write_text(json.dumps(build_record(trainer, measured, folder)))
+        (folder / "profile.json").write_text(json.dumps(build_record(trainer, measured)))
 """
 
 
@@ -193,7 +193,7 @@ def test_a_profile_on_a_gpu_has_the_devices_clock_and_its_kernels(few_digits, tm
     trainer = profiled_trainer(
         config(few_digits, tmp_path, *SMALL, teacher=teacher_checkpoint), ranks, tmp_path, LENGTHS
     )
-    record = build_record(trainer, run_profile(trainer, tmp_path, LENGTHS), tmp_path)
+    record = build_record(trainer, run_profile(trainer, tmp_path, LENGTHS))
     step = next(step for step in record["ranks"][0]["steps"] if step["kind"] == "recorded")
     assert sum(step["device_ms"].values()) == pytest.approx(step["total_ms"], rel=0.01)
     assert any(name == "teacher stream" for name, _, _ in step["spans"])

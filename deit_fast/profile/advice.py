@@ -13,13 +13,13 @@ from typing import Any
 from deit_fast.precision import DTYPES
 
 from .idle import LAUNCH_BOUND
+from .phases import STEP_PHASES
 
 NOTICED = 0.05
 """Share of the step below which nothing is said."""
 MOST = 5
 NAMES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
 """What the record calls a dtype -> what the configuration calls it."""
-STEP_PHASES = ("mix", "teacher", "forward", "loss", "backward", "optimizer", "EMA")
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,15 @@ def host_wait(record: dict[str, Any]) -> Advice | None:
     more = f" and at {len(waits) - 1} more places" if len(waits) > 1 else ""
     evidence = f"the host waits for the device in every step, {first['operator']} at {first['source']}{more}"
     mend = "keep the value on the device and read it at log steps"
-    return Advice(
-        "host wait",
-        "fault",
-        "The host waits for the device in every step",
-        evidence,
-        mend,
-        record["operators"]["host_wait_ms"],
-    )
+    waited = record["operators"]["host_wait_ms"]
+    # while the host waits the device works: what is lost is that it has no work when the host is back
+    gain = None if waited is None else min(waited, _launch_bound_ms(record))
+    return Advice("host wait", "fault", "The host waits for the device in every step", evidence, mend, gain)
+
+
+def _launch_bound_ms(record: dict[str, Any]) -> float:
+    idle = record["idle"]
+    return float(idle["idle_causes"].get(LAUNCH_BOUND, 0.0) * idle["ms_per_step"])
 
 
 def teacher_precision(record: dict[str, Any]) -> Advice | None:
@@ -206,14 +207,15 @@ def all_reduce(record: dict[str, Any]) -> Advice | None:
     hidden = record["all_reduce_overlap"]
     shown = "" if hidden is None else f", {hidden:.0%} of the all-reduce is hidden behind the backward"
     evidence = f"the all-reduce's tail takes {_percent(record, ms)} on every rank{shown}"
-    mend = "a larger runtime.batch_size_per_device or runtime.accumulate_steps; check NVLink and NCCL"
+    mend = "a larger runtime.batch_size_per_device or runtime.accumulate_steps"
+    if record["device_type"] == "cuda":
+        mend += "; check NVLink and NCCL"
     return Advice("all-reduce", "option", "The all-reduce is not hidden", evidence, mend, ms)
 
 
 def launch_bound(record: dict[str, Any]) -> Advice | None:
     """A GPU is idle while the host prepares work."""
-    idle = record["idle"]
-    share = idle["idle_causes"].get(LAUNCH_BOUND, 0.0)
+    share = record["idle"]["idle_causes"].get(LAUNCH_BOUND, 0.0)
     if record["device_type"] != "cuda" or share < 0.1:
         return None
     launches = record["operators"]["launches"]
@@ -222,9 +224,7 @@ def launch_bound(record: dict[str, Any]) -> Advice | None:
         f"{launches['short_share_of_count']:.0%} of them under {launches['short_us']:.0f} us"
     )
     mend = "runtime.compile true, runtime.cuda_graphs true, or a larger batch"
-    return Advice(
-        "launches", "option", "The host cannot launch fast enough", evidence, mend, share * idle["ms_per_step"]
-    )
+    return Advice("launches", "option", "The host cannot launch fast enough", evidence, mend, _launch_bound_ms(record))
 
 
 def layouts(record: dict[str, Any]) -> Advice | None:
