@@ -145,6 +145,7 @@ def test_each_cause_is_named_alone(cause, changes):
 def test_a_teacher_in_fp32_is_a_fault_only_where_it_was_measured_to_be_slower():
     slow = {"ms": 30.0, "dtype": "float32", "faster_dtype": "bfloat16", "alone_ms": 28.0, "faster_ms": 9.0}
     assert causes(record_of(rank(0, **SOUND), teacher=slow)) == ["teacher precision", "teacher"]
+    assert advise(record_of(rank(0, **SOUND), teacher=slow))[0].gain_ms == pytest.approx(30 * 19 / 28)
     assert causes(record_of(rank(0, **SOUND), teacher={**slow, "faster_ms": 29.0})) == ["teacher"]
 
 

@@ -81,7 +81,7 @@ def teacher_precision(record: dict[str, Any]) -> Advice | None:
     teacher = record["teacher"]
     if teacher is None or teacher["faster_ms"] is None:
         return None
-    gain = teacher["alone_ms"] - teacher["faster_ms"]
+    gain = teacher["ms"] * (1 - teacher["faster_ms"] / teacher["alone_ms"])
     if not is_noticed(record, gain):
         return None
     evidence = (
