@@ -1,15 +1,11 @@
 """Runs made slow on purpose: the profile names the cause first."""
 
-import json
-import os
-import subprocess
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 import torch
-from test_distributed import TORCHRUN
 from test_trainer import ALONE, config
 
 from deit_fast.ask_teacher import build_ask
@@ -29,7 +25,7 @@ def profiled(run, folder, spoil=lambda _trainer: None):
     """The record of a run that `spoil` has made slow."""
     trainer = profiled_trainer(run, ALONE, folder, LENGTHS)
     spoil(trainer)
-    return build_record(trainer, run_profile(trainer, folder, LENGTHS), folder)
+    return build_record(trainer, run_profile(trainer, folder, LENGTHS))
 
 
 def student_alone(data, folder, *arguments):
@@ -117,49 +113,6 @@ def test_a_teacher_in_fp32_is_named_first(few_digits, tmp_path, teacher_checkpoi
     assert {row["module"] for row in record["operators"]["modules"]} > {"teacher", "attention", "MLP", "norm", "head"}
 
 
-SLOW_DISK = """
-import json, sys, time
-from pathlib import Path
-from test_profile import LENGTHS, student_alone
-from deit_fast.distributed import process_group
-from deit_fast.profile.record import build_record
-from deit_fast.profile.run import profiled_trainer, run_profile
-data, folder = Path(sys.argv[1]), Path(sys.argv[2])
-with process_group("cpu") as ranks:
-    trainer = profiled_trainer(student_alone(data, folder), ranks, folder, LENGTHS)
-    images = type(trainer.train_loader.images)
-    quick = images.feed
-    def slow(self, image):
-        time.sleep(0.04)
-        return quick(self, image)
-    if ranks.rank == 1:
-        images.feed = slow
-    measured = run_profile(trainer, folder, LENGTHS)
-    if ranks.is_main:
-        (folder / "profile.json").write_text(json.dumps(build_record(trainer, measured, folder)))
-"""
-
-
-@pytest.mark.slow
-def test_one_of_two_ranks_with_a_slow_disk_is_named_first_and_backward_is_not_blamed(few_digits, tmp_path):
-    """Its smaller twin, on a record, is in test_profile_record.py."""
-    (tmp_path / "slow_disk.py").write_text(SLOW_DISK)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.path.dirname(__file__)}
-    command = [*TORCHRUN, str(tmp_path / "slow_disk.py"), str(few_digits), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "profile.json").read_text())
-    first = record["advice"][0]
-    assert first["cause"] == "rank"
-    assert first["evidence"].startswith("rank 1 ")
-    assert record["straggler"]["phase"] == "feed"
-    phases = {row["phase"]: row["by_rank_ms"] for row in record["phases"]}
-    assert phases["all-reduce tail"][0] > 8 * 40 / 2  # the sound rank waits there,
-    assert phases["backward"][0] < 8 * 40 / 2  # and not in its backward
-    assert record["all_reduce_overlap"] is not None
-    assert (tmp_path / "trace_rank1.json.gz").exists()
-
-
 def test_recording_changes_nothing_that_is_trained(few_digits, tmp_path):
     """Through all windows of a profile: marks, trace, hooks, the watched step."""
     run = student_alone(few_digits, tmp_path, "--model.drop_path_rate", "0.1")
@@ -193,7 +146,7 @@ def test_a_profile_on_a_gpu_has_the_devices_clock_and_its_kernels(few_digits, tm
     trainer = profiled_trainer(
         config(few_digits, tmp_path, *SMALL, teacher=teacher_checkpoint), ranks, tmp_path, LENGTHS
     )
-    record = build_record(trainer, run_profile(trainer, tmp_path, LENGTHS), tmp_path)
+    record = build_record(trainer, run_profile(trainer, tmp_path, LENGTHS))
     step = next(step for step in record["ranks"][0]["steps"] if step["kind"] == "recorded")
     assert sum(step["device_ms"].values()) == pytest.approx(step["total_ms"], rel=0.01)
     assert any(name == "teacher stream" for name, _, _ in step["spans"])

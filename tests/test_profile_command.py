@@ -120,6 +120,21 @@ def test_the_timeline_zooms(chromium, folder):
         )
 
 
+def test_what_a_piece_of_the_timeline_is_shows_beside_the_pointer(chromium, folder):
+    with opened(chromium, folder / "report.html") as page:
+        piece = page.locator(".plot").nth(1).locator("path[aria-roledescription=bar][aria-label*=teacher]").first
+        piece.scroll_into_view_if_needed()
+        piece.hover()
+        tip = page.locator("#vg-tooltip-element.visible")
+        tip.wait_for()
+        assert "teacher" in tip.inner_text()
+        at, shown = piece.bounding_box(), tip.bounding_box()
+        assert abs(shown["x"] - at["x"]) < 300
+        assert abs(shown["y"] - at["y"]) < 300
+        page.mouse.move(1, 1)
+        page.locator("#vg-tooltip-element").wait_for(state="hidden")
+
+
 def test_two_profiles_are_compared(folder, record, tmp_path, capsys):
     slower = json.loads(json.dumps(record))
     for step in slower["ranks"][0]["steps"]:

@@ -1,62 +1,14 @@
-"""From records and traces to figures and advice: arithmetic that needs no run, with traces as a GPU gives them."""
-
-import gzip
-import json
+"""From records to figures and advice: arithmetic that needs no run."""
 
 import pytest
 import torch
 
 from deit_fast.profile.advice import advise
-from deit_fast.profile.idle import idle_analysis, minus, overlap, union
-from deit_fast.profile.memory import fragmentation, timeline
-from deit_fast.profile.operators import host_wait_ms, launches, module_times, roofline, top_kernels
+from deit_fast.profile.idle import minus, overlap, union
 from deit_fast.profile.phases import RECORDED, Mark, Phases, Span, StepMarks, describe_steps, phase_times
 from deit_fast.profile.summary import all_reduce_overlap, loader_verdict, phase_rows, step_row, straggler
-from deit_fast.profile.trace import Trace, read_trace
 
 CPU = torch.device("cpu")
-
-
-def entry(name, category, start, duration, thread=1, **args):
-    return {
-        "ph": "X",
-        "name": name,
-        "cat": category,
-        "ts": start,
-        "dur": duration,
-        "pid": 1,
-        "tid": thread,
-        "args": args,
-    }
-
-
-def gpu_trace():
-    """One step of 100 us as a GPU's trace: attention forward on the main thread, its backward on another."""
-    return {
-        "traceEvents": [
-            entry("phase: fetch", "user_annotation", 0, 20),
-            entry("phase: mix", "user_annotation", 20, 5),
-            entry("phase: forward", "user_annotation", 25, 25),
-            entry("module: attention", "user_annotation", 26, 20),
-            entry("aten::mm", "cpu_op", 27, 6, **{"External id": 1, "Sequence number": 7}),
-            entry("cudaLaunchKernel", "cuda_runtime", 28, 2),
-            entry("phase: backward", "user_annotation", 50, 30),
-            entry("autograd::engine::evaluate_function: MmBackward0", "cpu_op", 52, 10, thread=2,
-                  **{"External id": 2, "Sequence number": 7, "Fwd thread id": 1}),
-            entry("aten::mm", "cpu_op", 53, 8, thread=2, **{"External id": 3, "Sequence number": -1}),
-            entry("cudaLaunchKernel", "cuda_runtime", 54, 2, thread=2),
-            entry("phase: log", "user_annotation", 80, 20),
-            entry("cudaStreamSynchronize", "cuda_runtime", 82, 9),
-            entry("cudaStreamSynchronize", "cuda_runtime", 40, 4),
-            entry("gemm", "kernel", 30, 20, thread=7, **{"External id": 1}),
-            entry("gemm", "kernel", 56, 14, thread=7, **{"External id": 3}),
-            entry("ncclDevKernel_AllReduce", "kernel", 60, 20, thread=8),
-            entry("Memcpy HtoD", "gpu_memcpy", 22, 4, thread=7),
-            {"ph": "i", "name": "[memory]", "ts": 30, "args": {"Total Allocated": 512, "Device Type": 1}},
-            {"ph": "i", "name": "[memory]", "ts": 55, "args": {"Total Allocated": 2048, "Device Type": 1}},
-            {"ph": "i", "name": "[memory]", "ts": 56, "args": {"Total Allocated": 99999, "Device Type": 0}},
-        ]
-    }  # fmt: skip
 
 
 def test_intervals_are_united_and_taken_away_as_sets_of_points():
@@ -76,50 +28,6 @@ def test_intervals_are_united_and_taken_away_as_sets_of_points():
         assert overlap(one, other) == len(points[0] & points[1])
 
 
-def test_a_gpus_time_is_split_and_its_idle_time_has_causes():
-    found = idle_analysis(Trace(gpu_trace()))
-    assert found["compute"] == pytest.approx(0.34)
-    assert found["communication"] == pytest.approx(0.10)  # 10 of its 20 us run beside the backward
-    assert found["memory"] == pytest.approx(0.04)
-    assert found["idle"] == pytest.approx(0.52)
-    assert found["idle_causes"]["waiting for data"] == pytest.approx(0.20)
-    assert sum(found["idle_causes"].values()) == pytest.approx(0.52)
-
-
-def test_device_time_goes_to_the_part_of_the_model_that_launched_it():
-    trace = Trace(gpu_trace())
-    (attention,) = [row for row in module_times(trace) if row["share"] > 0]
-    assert attention == {"module": "attention", "forward_ms": 0.020, "backward_ms": 0.014, "share": 1.0}
-    assert host_wait_ms(trace) == pytest.approx(0.004)  # that in the log phase is meant
-    assert [row["kernel"] for row in top_kernels(trace)] == ["gemm", "ncclDevKernel_AllReduce", "Memcpy HtoD"]
-    counted = launches(trace)
-    assert (counted["per_step"], counted["host_launches_per_step"], counted["short_per_step"]) == (4, 2, 1)
-
-
-def test_the_roofline_tells_what_an_operator_is_bound_by():
-    peaks = {"flops_per_second": 1e12, "bytes_per_second": 1e11}  # 34 us allow 34 MFLOP or 3.4 MB
-    bound = lambda flops, size: roofline(  # noqa: E731
-        Trace(gpu_trace()), [{"operator": "aten::mm", "calls": 2, "flops": flops, "bytes": size}], peaks
-    )[0]
-    assert bound(30e6, 1e5)["bound"] == "compute"
-    assert bound(1e6, 3e6)["bound"] == "memory"
-    assert bound(1e5, 1e4)["bound"] == "overhead"
-    assert bound(17e6, 1e5)["of_roof"] == pytest.approx(0.5)
-
-
-def test_memory_is_that_of_the_device_in_its_phase():
-    assert timeline(Trace(gpu_trace()), torch.device("cuda")) == [(0.030, 512, "forward"), (0.055, 2048, "backward")]
-    assert fragmentation(75, 100) == 0.25
-
-
-def test_a_trace_is_read_compressed_and_anything_else_is_refused(tmp_path):
-    (tmp_path / "t.json.gz").write_bytes(gzip.compress(json.dumps(gpu_trace()).encode()))
-    assert read_trace(tmp_path / "t.json.gz").num_steps == 1
-    (tmp_path / "t.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"t.json is no Chrome trace"):
-        read_trace(tmp_path / "t.json")
-
-
 def test_the_phases_of_a_step_add_up_to_the_step():
     phases = Phases(CPU)
     at = lambda phase, ms: Mark(phase, ms / 1e3, None)  # noqa: E731
@@ -135,23 +43,6 @@ def test_the_phases_of_a_step_add_up_to_the_step():
     assert first["spans"] == [["all-reduce", pytest.approx(5), pytest.approx(8)]]
     assert bare == {"step": 6, "kind": "bare", "total_ms": pytest.approx(3)}
     assert sum(phase_times(marks, at("", 10), on_device=False).values()) == pytest.approx(10)
-
-
-class Event:
-    """Stands in for torch.cuda.Event."""
-
-    def __init__(self, ms):
-        self.ms = ms
-
-    def elapsed_time(self, other):
-        return other.ms - self.ms
-
-
-def test_on_a_gpu_the_devices_clock_counts_that_runs_behind_the_hosts():
-    marks = [Mark("fetch", 0.000, Event(100)), Mark("forward", 0.001, Event(103)), Mark("log", 0.002, Event(150))]
-    end = Mark("fetch", 0.004, Event(151))
-    assert phase_times(marks, end, on_device=True) == {"fetch": 3, "forward": 47, "log": 1}
-    assert phase_times(marks, end, on_device=False) == pytest.approx({"fetch": 1, "forward": 1, "log": 2})
 
 
 def rank(number, **phases_ms):
@@ -254,6 +145,7 @@ def test_each_cause_is_named_alone(cause, changes):
 def test_a_teacher_in_fp32_is_a_fault_only_where_it_was_measured_to_be_slower():
     slow = {"ms": 30.0, "dtype": "float32", "faster_dtype": "bfloat16", "alone_ms": 28.0, "faster_ms": 9.0}
     assert causes(record_of(rank(0, **SOUND), teacher=slow)) == ["teacher precision", "teacher"]
+    assert advise(record_of(rank(0, **SOUND), teacher=slow))[0].gain_ms == pytest.approx(30 * 19 / 28)
     assert causes(record_of(rank(0, **SOUND), teacher={**slow, "faster_ms": 29.0})) == ["teacher"]
 
 
@@ -281,6 +173,26 @@ def test_faults_come_before_options_and_five_lines_are_enough():
     )
     # of the options, the launches would gain most (30 % of the step), and still come after every fault
     assert causes(record) == ["data", "log", "teacher precision", "host wait", "recompiles"]
+
+
+def test_a_wait_of_the_host_costs_no_more_than_the_device_is_idle_for_want_of_work():
+    """Until the host is back the device works: a long wait is not a long loss."""
+    record = record_of(
+        rank(0, **SOUND),
+        operators__waits=[WAIT],
+        operators__host_wait_ms=40.0,
+        idle__idle_causes={"the host prepares the next work": 0.06},
+    )
+    (advice,) = advise(record)
+    assert advice.gain_ms == pytest.approx(6.0)
+    record["operators"]["host_wait_ms"] = 2.0
+    assert advise(record)[0].gain_ms == pytest.approx(2.0)
+
+
+def test_a_long_tail_is_blamed_on_nvlink_only_where_there_can_be_one():
+    record = record_of(*[rank(i, **SOUND, all_reduce_tail=20.0) for i in range(2)])
+    assert "NVLink" in advise(record)[0].mend
+    assert "NVLink" not in advise({**record, "device_type": "cpu"})[0].mend
 
 
 def test_a_wait_that_no_phase_of_the_step_has_is_not_advised():

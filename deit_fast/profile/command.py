@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         measured = run_profile(trainer, folder, lengths)
         if not ranks.is_main:
             return 0
-        record = build_record(trainer, measured, folder)
+        record = build_record(trainer, measured)
     publish(record, folder, options.json)
     return 0
 

@@ -15,7 +15,7 @@ from deit_fast.step import TrainStep
 from deit_fast.teacher import Teacher
 
 from .all_reduce import all_reduce_recorded
-from .phases import Phases
+from .phases import BETWEEN, Phases
 
 Windows = Mapping[str, Callable[[], AbstractContextManager[object]]]
 """Kind of step -> what is entered before the first of a row of such steps, and left after the last."""
@@ -89,11 +89,12 @@ class StagedBatches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         kind = next(self.kinds)
-        if kind != self.kind:
+        if kind != self.kind and not self.windows.keys().isdisjoint((kind, self.kind)):
+            self.phases.start_step(self.step, BETWEEN)
             self.open.close()
             if kind in self.windows:
                 self.open.enter_context(self.windows[kind]())
-            self.kind = kind
+        self.kind = kind
         self.phases.start_step(self.step, kind)
         self.step += 1
         batch = next(self.batches)

@@ -65,32 +65,40 @@ def timeline(trace: Trace, device: torch.device) -> list[tuple[float, int, str]]
     return [highest[stretch] for stretch in sorted(highest)]
 
 
-def memory_record(trace: Trace, state: RunState, teacher: nn.Module | None, on_device: DeviceMemory) -> dict[str, Any]:
-    """Everything that the report says of memory; sizes in bytes."""
-    device = on_device.device
-    points = timeline(trace, device)
-    low, high = min((p[1] for p in points), default=0), max((p[1] for p in points), default=0)
-    held = held_bytes(state, teacher)
-    record: dict[str, Any] = {
-        "held": held,
-        "activations_and_temporaries": high - low,
-        "peak_phase": max(points, key=lambda point: point[1])[2] if points else None,
-        "timeline": [list(point) for point in points],
-        "process_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "allocator": None,
-        "dali_on_device": _bytes(on_device.dali_gib),
-        "others_on_device": _bytes(on_device.other_gib),
-    }
-    if device.type == "cuda":
-        stats = torch.cuda.memory_stats(device)
-        record["allocator"] = {
+def device_memory(on_device: DeviceMemory) -> dict[str, Any]:
+    """What a GPU holds and held so far, in bytes: torch's allocator, DALI's pools, others; None each on a CPU."""
+    allocator = None
+    if on_device.device.type == "cuda":
+        stats = torch.cuda.memory_stats(on_device.device)
+        allocator = {
             "allocated_peak": stats["allocated_bytes.all.peak"],
             "reserved_peak": stats["reserved_bytes.all.peak"],
             "inactive_split_peak": stats["inactive_split_bytes.all.peak"],
             "fragmentation": fragmentation(stats["allocated_bytes.all.peak"], stats["reserved_bytes.all.peak"]),
             "retries": stats["num_alloc_retries"],
         }
-    return record
+    return {
+        "allocator": allocator,
+        "dali_on_device": _bytes(on_device.dali_gib),
+        "others_on_device": _bytes(on_device.other_gib),
+    }
+
+
+def memory_record(
+    trace: Trace, state: RunState, teacher: nn.Module | None, device: torch.device, on_device: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that the report says of memory; sizes in bytes. on_device: of `device_memory`."""
+    points = timeline(trace, device)
+    low, high = min((p[1] for p in points), default=0), max((p[1] for p in points), default=0)
+    held = held_bytes(state, teacher)
+    return {
+        "held": held,
+        "activations_and_temporaries": high - low,
+        "peak_phase": max(points, key=lambda point: point[1])[2] if points else None,
+        "timeline": [list(point) for point in points],
+        "process_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        **on_device,
+    }
 
 
 def _bytes(gib: float | None) -> int | None:

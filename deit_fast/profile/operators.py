@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from .idle import is_nccl
+from .phases import STEP_PHASES
 from .trace import MODULE, PHASE, Event, Trace
 
 SHORT_US = 10.0
@@ -12,7 +14,10 @@ SHORT_US = 10.0
 BACKWARD = "autograd::engine::evaluate_function: "
 COMPILED = "Torch-Compiled Region"
 RUNTIME_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
-RUNTIME_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+RUNTIME_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+UNPINNED = "Pageable"
+"""In the name of a copy whose call waits for it, even where it is called asynchronous."""
+IN_STEP = tuple(PHASE + phase for phase in STEP_PHASES)
 
 
 def own_us(event: Event, trace: Trace) -> float:
@@ -61,9 +66,9 @@ def module_times(trace: Trace) -> list[dict[str, Any]]:
     """Milliseconds a step of each part of the model, forward and backward apart, and of what is outside of it."""
     forward_group = _group_of_sequence_number(trace)
     times: dict[tuple[str, str], float] = defaultdict(float)
-    for event in trace.operators:
+    for event in trace.device if trace.on_device else trace.operators:
         group, direction = _group(event, forward_group)
-        times[group, direction] += own_us(event, trace)
+        times[group, direction] += event.duration_us if trace.on_device else event.self_us
     total = sum(times.values()) or 1.0
     groups: dict[str, float] = defaultdict(float)
     for (group, _), spent in times.items():
@@ -97,7 +102,9 @@ def _in_backward(event: Event) -> bool:
 
 
 def _group(event: Event, forward_group: dict[int, str]) -> tuple[str, str]:
-    """(part of the model or phase, forward or backward) of an operator."""
+    """(part of the model or phase, forward or backward) of an operator, or of a device's work."""
+    if is_nccl(event):
+        return "all-reduce", "backward"
     for outer in event.ancestors():
         if outer.name.startswith(MODULE):
             return outer.name.removeprefix(MODULE), "forward"
@@ -109,7 +116,7 @@ def _group(event: Event, forward_group: dict[int, str]) -> tuple[str, str]:
             return forward_group.get(outer.args.get("Sequence number", -1), "gradients of weights"), "backward"
         if outer.name.startswith(PHASE):
             return outer.name.removeprefix(PHASE), "forward"
-    return "outside of the phases", "forward"
+    return "outside of the step: DALI and others", "forward"
 
 
 def launches(trace: Trace) -> dict[str, Any]:
@@ -133,12 +140,23 @@ def launches(trace: Trace) -> dict[str, Any]:
 
 
 def host_wait_ms(trace: Trace) -> float | None:
-    """Milliseconds a step in which the host waited for a GPU, but for the reading of a log step; None on a CPU."""
+    """Milliseconds a step in which the step's host waited for a GPU; None on a CPU.
+
+    Neither the reading of a log step, nor DALI's wait for a batch, nor what DALI's threads wait for.
+    """
     if not trace.on_device:
         return None
-    waits = [event for event in trace.host if event.name in RUNTIME_WAITS]
-    in_step = [event for event in waits if PHASE + "log" not in {outer.name for outer in event.ancestors()}]
-    return sum(event.duration_us for event in in_step) / 1e3 / trace.num_steps
+    unpinned = {event.args.get("correlation", "none") for event in trace.device if UNPINNED in event.name}
+    waits = [
+        event
+        for event in trace.host
+        if (event.name in RUNTIME_WAITS or event.args.get("correlation") in unpinned) and _in_step(event)
+    ]
+    return sum(event.duration_us for event in waits) / 1e3 / trace.num_steps
+
+
+def _in_step(event: Event) -> bool:
+    return any(outer.name in IN_STEP or outer.name.startswith(BACKWARD) for outer in event.ancestors())
 
 
 def roofline(trace: Trace, watched: list[dict[str, Any]], peaks: dict[str, float]) -> list[dict[str, Any]]:

@@ -22,8 +22,12 @@ PHASES = (
 what was read ahead; all-reduce tail: from this rank's last gradient until all ranks' mean is there; log: the rest of
 the loop."""
 
-RECORDED, BARE = "recorded", "bare"
-"""Kinds of step: with all marks, and with that of its beginning alone, to see what the marks cost."""
+STEP_PHASES = ("mix", "teacher", "forward", "loss", "backward", "optimizer", "EMA")
+"""In which the host of a sound run never waits for a GPU."""
+
+RECORDED, BARE, BETWEEN = "recorded", "bare", "between"
+"""Kinds of step: with all marks, and with that of its beginning alone, to see what the marks cost. Between two steps
+windows open and close, which is no step's time: starting a profiler takes long."""
 
 
 class Mark(NamedTuple):

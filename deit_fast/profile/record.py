@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,18 +19,18 @@ from .memory import memory_record
 from .operators import host_wait_ms, launches, module_times, roofline, top_kernels, top_operators
 from .peaks import measure_peaks
 from .phases import mark_cost_us
-from .run import Measured, teacher_module, trace_path
+from .run import Measured, teacher_module
 from .summary import all_reduce_overlap, loader_verdict, overhead, phase_rows, step_row, straggler
 from .teacher_times import teacher_ms
-from .trace import Trace, read_trace
+from .trace import Trace
 
 SCHEMA = 1
 
 
-def build_record(trainer: Trainer, measured: Measured, folder: Path) -> dict[str, Any]:
+def build_record(trainer: Trainer, measured: Measured) -> dict[str, Any]:
     """Everything that was measured, summed up; times in ms, sizes in bytes."""
     config, device = trainer.config, trainer.ranks.device
-    trace = read_trace(trace_path(folder, trainer.ranks.rank))
+    trace = measured.trace
     size = trainer.state.global_batch_size
     record: dict[str, Any] = {
         "schema": SCHEMA,
@@ -47,8 +46,8 @@ def build_record(trainer: Trainer, measured: Measured, folder: Path) -> dict[str
         "straggler": straggler(measured.ranks),
         "all_reduce_overlap": all_reduce_overlap(measured.ranks),
         "operators": operators_record(trace, measured, device, trainer.precision),
-        "idle": idle_analysis(trace),
-        "memory": memory_record(trace, trainer.state, teacher_module(trainer), trainer.memory),
+        "idle": idle_analysis(trace, [rank["collectives_us"] for rank in measured.ranks]),
+        "memory": memory_record(trace, trainer.state, teacher_module(trainer), device, measured.device_memory),
         "teacher": None,
         "ranks": measured.ranks,
         "config": config_as_dict(config),

@@ -9,7 +9,7 @@ from typing import Any
 from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND
 from deit_fast.page import Page
 
-from . import figures
+from . import phase_figures, work_figures
 
 MIB = 2**20
 MOST_ROWS = 12
@@ -65,7 +65,7 @@ def phases(page: Page, record: dict[str, Any]) -> None:
     on_device = record["device_type"] == "cuda"
     clock = "the device's clock (events on its stream)" if on_device else "the host's clock"
     page.section("Phases", f"Of each rank's mean step, by {clock}. The phases add up to the step.")
-    page.figure(figures.phase_bars(record), "Mean milliseconds of each phase, rank by rank")
+    page.figure(phase_figures.phase_bars(record), "Mean milliseconds of each phase, rank by rank")
     between_ranks = ["least rank ms", "most rank ms"] if record["world_size"] > 1 else []
     page.table(
         ["phase", "mean ms", "median ms", "p95 ms", "share %", "host ms", *between_ranks],
@@ -85,13 +85,13 @@ def phases(page: Page, record: dict[str, Any]) -> None:
             f"{slow['others_phase_ms']:,.2f})."
         )
     page.figure(
-        figures.timeline(record),
-        f"The first {figures.SHOWN_STEPS} recorded steps, one after another. Drag to move, Shift + wheel to zoom, "
-        "double click to reset",
+        phase_figures.timeline(record),
+        f"The first {phase_figures.SHOWN_STEPS} recorded steps, one after another. Drag to move, Shift + wheel to "
+        "zoom, double click to reset",
     )
     cost = record["overhead"]
     page.figure(
-        figures.step_times(record),
+        phase_figures.step_times(record),
         f"Every measured step. Recorded and bare steps in turns: medians {cost['recorded_p50_ms']:,.2f} and "
         f"{cost['bare_p50_ms']:,.2f} ms (bare: 20 to 80 % within {cost['bare_p20_ms']:,.2f} to "
         f"{cost['bare_p80_ms']:,.2f} ms)",
@@ -117,7 +117,7 @@ def loader(page: Page, record: dict[str, Any]) -> None:
     )
     if data["operators"]:
         page.figure(
-            figures.loader_waterfall(record),
+            work_figures.loader_waterfall(record),
             "The pipeline grown operator by operator: what each adds. DALI keeps no times of its own; a difference "
             "smaller than the noise can be negative",
         )
@@ -125,7 +125,7 @@ def loader(page: Page, record: dict[str, Any]) -> None:
             ["up to and with", "DALI's operator", "of", "adds CPU-ms", "CPU-ms an image", "images/s", "cores used"],
             [
                 [
-                    figures.meaning(row["operator"]), row["operator"], row["operators"],
+                    work_figures.meaning(row["operator"]), row["operator"], row["operators"],
                     row["cpu_ms"], row["total_cpu_ms"], row["images_per_second"],
                     row["cores_used"],
                 ]
@@ -150,7 +150,7 @@ def operators(page: Page, record: dict[str, Any]) -> None:
             f"torch.compile made {compiled['graphs']} graphs with {compiled['breaks']} graph breaks, "
             f"{compiled['recompiles_while_measured']} of them again while measured."
         )
-    page.figure(figures.module_bars(record), "Own time of the operators of each part of the model")
+    page.figure(work_figures.module_bars(record), "Own time of the operators of each part of the model")
     page.table(
         ["operator", "own ms a step", "share %", "calls a step"],
         [
@@ -164,7 +164,7 @@ def operators(page: Page, record: dict[str, Any]) -> None:
             [[row["kernel"], row["ms_per_step"], row["launches_per_step"], row["mean_us"]] for row in found["kernels"]],
         )
     page.figure(
-        figures.roofline(record),
+        work_figures.roofline(record),
         f"Roofline: {peaks['flops_per_second'] / 1e9:,.0f} GFLOP/s ({peaks['dtype']} product) and "
         f"{peaks['bytes_per_second'] / 1e9:,.1f} GB/s (copy), measured on this device just now. "
         "Area is time; what comes from a cache lies above the roof",
@@ -201,7 +201,9 @@ def idle(page: Page, record: dict[str, Any]) -> None:
         "Of the device, in the traced steps, which the tracing makes longer. On a CPU, host and device are one: idle "
         "is the time between operators, in Python or waiting.",
     )
-    page.figure(figures.idle_bar(record), "Compute hides communication, and both hide copies, where they run at once")
+    page.figure(
+        work_figures.idle_bar(record), "Compute hides communication, and both hide copies, where they run at once"
+    )
     overlap = record["all_reduce_overlap"]
     if overlap is not None:
         page.text(f"{overlap:.0%} of the time of the all-reduces is hidden behind the backward.")
@@ -213,7 +215,7 @@ def memory(page: Page, record: dict[str, Any]) -> None:
     rows: list[tuple[str, int]] = [*held["held"].items()]
     rows.append(("activations and temporaries", held["activations_and_temporaries"]))
     page.section("Memory", f"The peak is in the phase {held['peak_phase'] or 'unknown'}.")
-    page.figure(figures.memory_timeline(record), "Allocated by torch; on a CPU, since the trace began")
+    page.figure(work_figures.memory_timeline(record), "Allocated by torch; on a CPU, since the trace began")
     allocator = held["allocator"]
     if allocator is not None:
         rows += [

@@ -20,14 +20,18 @@ from torch.profiler import ProfilerActivity, profile
 from deit_fast.config import Config
 from deit_fast.distributed import Ranks
 from deit_fast.metrics import WaitClock
+from deit_fast.prepare_batch import Prepare
 from deit_fast.teacher import Teacher
 from deit_fast.trainer import Trainer
 
+from .idle import collectives
 from .instrument import StagedBatches, record_step, recorded_loader
 from .loader_times import measure_alone, measure_operators
+from .memory import device_memory
 from .phases import BARE, RECORDED, Phases, describe_steps
 from .ranges import PhaseRanges, module_ranges, nvtx_range, trace_range
 from .teacher_times import compare_precisions
+from .trace import Trace, read_trace
 from .watch import watched
 
 WARM_UP, TRACED, WATCHED, CLOSING = "warm-up", "traced", "watched", "closing"
@@ -54,6 +58,8 @@ class Lengths:
 class Measured:
     """What this process measured."""
 
+    trace: Trace = field(init=False)
+    """Of this process."""
     ranks: list[dict[str, Any]] = field(default_factory=list)
     watch: list[dict[str, Any]] = field(default_factory=list)
     loader_alone: dict[str, float] = field(default_factory=dict)
@@ -61,6 +67,8 @@ class Measured:
     teacher: dict[str, Any] | None = None
     graphs: list[dict[str, int]] = field(default_factory=list)
     """Compiled graphs and graph breaks, after the warm-up and after the recorded steps."""
+    device_memory: dict[str, Any] = field(default_factory=dict)
+    """Of this process after the recorded steps: later peaks are those of the measurement."""
 
 
 def profiled_trainer(config: Config, ranks: Ranks, folder: Path, lengths: Lengths) -> Trainer:
@@ -79,6 +87,7 @@ def profiled_trainer(config: Config, ranks: Ranks, folder: Path, lengths: Length
 def run_profile(trainer: Trainer, folder: Path, lengths: Lengths) -> Measured:
     """Runs and measures; every rank has the result of all ranks. Traces are in `folder`, one of each rank."""
     measured, phases = Measured(), Phases(trainer.ranks.device)
+    unmarked_mix = trainer.train_step.mix
     record_step(trainer.train_step, phases, trainer.teacher)
     if phases.device.type == "cuda":
         phases.annotate = PhaseRanges(nvtx_range)
@@ -93,9 +102,9 @@ def run_profile(trainer: Trainer, folder: Path, lengths: Lengths) -> Measured:
         stack.enter_context(recorded_loader(trainer.train_loader, phases))
         shown = stack.enter_context(closing(trainer.train_loader.batches(0, total)))  # frees its pipeline at the end
         staged = StagedBatches(shown, phases, lengths.kinds, windows)
-        stack.callback(staged.close)
         if isinstance(phases.annotate, PhaseRanges):
-            stack.callback(phases.annotate.close)
+            stack.callback(phases.annotate.close)  # after the last mark, which begins a range
+        stack.callback(staged.close)
         batches = WaitClock(staged)
         stopped = False
         while trainer.state.step < total and not stopped:
@@ -103,13 +112,19 @@ def run_profile(trainer: Trainer, folder: Path, lengths: Lengths) -> Measured:
         trainer.vote.close()
     if trainer.state.step < total:
         raise RuntimeError(f"stopped by a signal after {trainer.state.step} of {total} steps")
-    own = {"rank": trainer.ranks.rank, "host": socket.gethostname(), "steps": describe_steps(phases)}
+    measured.trace = read_trace(trace_path(folder, trainer.ranks.rank))
+    own = {
+        "rank": trainer.ranks.rank,
+        "host": socket.gethostname(),
+        "steps": describe_steps(phases),
+        "collectives_us": [event.duration_us for event in collectives(measured.trace)],
+    }
     measured.ranks = gather(own, trainer.ranks)
-    _measure_beside(trainer, measured, total, lengths.loader_batches)
+    _measure_beside(trainer, unmarked_mix, measured, total, lengths.loader_batches)
     return measured
 
 
-def _measure_beside(trainer: Trainer, measured: Measured, first_step: int, batches: int) -> None:
+def _measure_beside(trainer: Trainer, mix: Prepare, measured: Measured, first_step: int, batches: int) -> None:
     """The loader and the teacher by themselves, on batches that the run did not show."""
     alone = gather(measure_alone(trainer.train_loader, first_step, batches), trainer.ranks)
     measured.loader_alone = {
@@ -121,7 +136,8 @@ def _measure_beside(trainer: Trainer, measured: Measured, first_step: int, batch
         measured.loader_operators = measure_operators(trainer.train_loader, first_step, batches)
         if isinstance(trainer.teacher, Teacher):
             with closing(trainer.train_loader.batches(first_step, first_step + 1)) as items:
-                measured.teacher = compare_precisions(trainer.teacher, next(items).images)
+                mixed, _ = mix(next(items), first_step, trainer.sampler.groups(first_step))
+                measured.teacher = compare_precisions(trainer.teacher, mixed.teacher)
     trainer.ranks.barrier()
 
 
@@ -158,6 +174,7 @@ def _count_graphs_after(config: Config, measured: Measured) -> Iterator[None]:
 def _traced(trainer: Trainer, phases: Phases, folder: Path, measured: Measured) -> Iterator[None]:
     """torch.profiler over the steps inside, with ranges for phases and modules; the trace goes to a file."""
     measured.graphs.append(count_graphs(trainer.config))
+    measured.device_memory = device_memory(trainer.memory)
     activities = [ProfilerActivity.CPU]
     if phases.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)

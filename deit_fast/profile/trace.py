@@ -71,7 +71,7 @@ class Trace:
         self.on_device = bool(self.device)
         _nest(self.host)
         self.operators = [event for event in self.host if event.category == "cpu_op"]
-        _link(self.operators, self.device)
+        _link(self.host, self.device)
         self.phases = [
             event for event in self.host if event.category == "user_annotation" and event.name.startswith(PHASE)
         ]
@@ -119,11 +119,16 @@ def _nest(events: list[Event]) -> None:
             open_events.append(event)
 
 
-def _link(operators: list[Event], device: list[Event]) -> None:
-    """Gives each operator the device work with its External id."""
-    by_id = {event.args["External id"]: event for event in operators if "External id" in event.args}
+def _link(host: list[Event], device: list[Event]) -> None:
+    """Gives each operator the device work with its External id; else it is that of whoever called the launch."""
+    by_id = {
+        event.args["External id"]: event for event in host if event.category == "cpu_op" and "External id" in event.args
+    }
+    by_call = {event.args["correlation"]: event for event in host if "correlation" in event.args}
     for kernel in device:
-        launcher = by_id.get(kernel.args.get("External id"))
+        launcher = by_id.get(kernel.args.get("External id")) or by_call.get(kernel.args.get("correlation"))
         if launcher is not None:
-            launcher.kernels.append(kernel)
             kernel.parent = launcher
+            owner = next((outer for outer in launcher.ancestors() if outer.category == "cpu_op"), None)
+            if owner is not None:
+                owner.kernels.append(kernel)

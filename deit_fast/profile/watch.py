@@ -81,12 +81,13 @@ class OperatorWatch(TorchDispatchMode):
             self._note(self.waits, name)
         elif name in COPIES and inputs:
             target = inputs[0] if name == "aten::copy_" else outputs[0]
-            self._note_copy(inputs[-1] if name == "aten::copy_" else inputs[0], target)
+            waits = not (kwargs.get("non_blocking") or (name == "aten::copy_" and any(args[2:])))
+            self._note_copy(inputs[-1] if name == "aten::copy_" else inputs[0], target, waits=waits)
         return result
 
-    def _note_copy(self, source: Tensor, target: Tensor) -> None:
+    def _note_copy(self, source: Tensor, target: Tensor, *, waits: bool) -> None:
         kind = copy_kind(source, target)
-        if kind == "device to host":
+        if kind == "device to host" and waits:
             self._note(self.waits, "copy to the host")
         count = self._note(self.copies, kind)
         count.bytes += source.numel() * source.element_size() + target.numel() * target.element_size()
@@ -122,7 +123,7 @@ def moved_bytes(inputs: list[Tensor], outputs: list[Tensor], *, in_place: bool) 
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return tensor.untyped_storage()._cdata  # unlike its pointer, fake tensors have it too
 
 
 def copy_kind(source: Tensor, target: Tensor) -> str:
