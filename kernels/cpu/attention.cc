@@ -90,17 +90,49 @@ void multiply(int64_t rows, Left a, const uint32_t* b, int64_t pairs, float* c, 
   }
 }
 
+inline __mmask16 first_lanes(int64_t count) {
+  return count >= 16 ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
+}
+
+// 16 rows of 16 -> 16 columns, in registers: pairs of rows, pairs of those, then quarters of registers.
+inline void transpose(__m512i rows[16]) {
+  __m512i twos[16], fours[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    twos[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    twos[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    fours[i] = _mm512_unpacklo_epi64(twos[i], twos[i + 2]);
+    fours[i + 1] = _mm512_unpackhi_epi64(twos[i], twos[i + 2]);
+    fours[i + 2] = _mm512_unpacklo_epi64(twos[i + 1], twos[i + 3]);
+    fours[i + 3] = _mm512_unpackhi_epi64(twos[i + 1], twos[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {  // quarter q of fours[4 i + j] holds rows 4 i to 4 i + 3 of column 4 q + j
+    __m512i even_first = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0x88);
+    __m512i even_last = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0x88);
+    __m512i odd_first = _mm512_shuffle_i32x4(fours[j], fours[4 + j], 0xdd);
+    __m512i odd_last = _mm512_shuffle_i32x4(fours[8 + j], fours[12 + j], 0xdd);
+    rows[j] = _mm512_shuffle_i32x4(even_first, even_last, 0x88);
+    rows[4 + j] = _mm512_shuffle_i32x4(odd_first, odd_last, 0x88);
+    rows[8 + j] = _mm512_shuffle_i32x4(even_first, even_last, 0xdd);
+    rows[12 + j] = _mm512_shuffle_i32x4(odd_first, odd_last, 0xdd);
+  }
+}
+
 // Rows [count, pairs] -> [pairs, width], zeros beyond count: a right matrix summed over what a row holds.
 void pack_transposed(const uint32_t* from, int64_t stride, int64_t count, int64_t pairs, uint32_t* to, int64_t width) {
-  const __m512i steps = _mm512_mullo_epi32(_mm512_set1_epi32(static_cast<int>(stride)),
-                                           _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-  for (int64_t n = 0; n < width; n += 16) {
-    const int64_t left = count - n;
-    const __mmask16 there = left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1);
-    for (int64_t k = 0; k < pairs; k++)
-      _mm512_storeu_si512(to + k * width + n, _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), there, steps,
-                                                                          from + n * stride + k, 4));
-  }
+  for (int64_t n = 0; n < width; n += 16)
+    for (int64_t k = 0; k < pairs; k += 16) {
+      __m512i rows[16];
+      for (int64_t i = 0; i < 16; i++)
+        rows[i] = n + i < count ? _mm512_maskz_loadu_epi32(first_lanes(pairs - k), from + (n + i) * stride + k)
+                                : _mm512_setzero_si512();
+      transpose(rows);
+      for (int64_t i = 0; i < 16 && k + i < pairs; i++) _mm512_storeu_si512(to + (k + i) * width + n, rows[i]);
+    }
 }
 
 // Rows [count, D] -> [ceil(count / 2), D], each pair from two rows: a right matrix summed over rows.
@@ -178,8 +210,7 @@ struct Shape {
 
 // Scores of one query [width] -> weights in bf16, not yet divided by their sum; returns lse and 1 / sum.
 void softmax(const float* scores, const Shape& shape, uint32_t* weights, float* lse, float* inverse_sum) {
-  const __mmask16 last = static_cast<__mmask16>(0xffff >> (shape.width - shape.N));
-  auto mask = [&](int64_t n) { return n + 16 < shape.width ? static_cast<__mmask16>(0xffff) : last; };
+  auto mask = [&](int64_t n) { return first_lanes(shape.N - n); };
   __m512 largest = _mm512_set1_ps(-__builtin_inff());
   for (int64_t n = 0; n < shape.width; n += 16)
     largest = _mm512_mask_max_ps(largest, mask(n), largest, _mm512_loadu_ps(scores + n));
@@ -304,7 +335,7 @@ void run(const Attention& task, bool backward) {
 #pragma omp parallel num_threads(task.threads)
   {
     Scratch memory(bytes);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (int64_t head = 0; head < task.batch * task.heads; head++) {
       Scratch& scratch = memory.start();
       (backward ? backward_head : forward_head)(task, shape, head / task.heads, head % task.heads, scratch);
