@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from deit_fast.drop_path import draw_drop_path_scale
 from deit_fast.kernels.add_norm import add_norm, branch_slots
 from deit_fast.kernels.add_norm import cpu as add_norm_cpu
 from deit_fast.kernels.add_norm import op as add_norm_op
@@ -16,8 +17,11 @@ from deit_fast.kernels.attention import cpu as attention_cpu
 from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.attention.reference import forward_reference
 from deit_fast.kernels.cpu import library
+from deit_fast.kernels.gelu_bias import cpu as gelu_bias_cpu
 from deit_fast.kernels.gelu_bias import gelu_bias
 from deit_fast.kernels.gelu_bias import op as gelu_bias_op
+from deit_fast.model import create_student
+from deit_fast.precision import autocast
 
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 1e-4}
 needs_library = pytest.mark.skipif(not library.levels(), reason="the package was installed without a C++ compiler")
@@ -196,6 +200,49 @@ def test_attention_hands_on_what_is_not_a_number():
     qkv = attention_op.example_inputs(9, torch.bfloat16, "cpu", heads=2, head_dim=16)
     qkv[0, 3, 0, 1, 2] = torch.nan
     assert attention(qkv, "triton").isnan().any()
+
+
+@pytest.fixture
+def no_reference(monkeypatch):
+    """Falling back would be an error."""
+    for module, names in (
+        (gelu_bias_cpu, ("gelu_bias_reference", "gelu_bias_backward_reference")),
+        (add_norm_cpu, ("add_norm_reference", "add_norm_backward_reference")),
+        (attention_cpu, ("forward_reference", "backward_reference")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, None)
+
+
+@needs_attention
+@needs_library
+@pytest.mark.usefixtures("no_reference")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_training_step_takes_them_all(precision):
+    """With the drop-path of a run, whose draws of one branch are strided."""
+    student = create_student(
+        "deit_tiny_distilled_patch16_224",
+        num_classes=5,
+        image_size_px=32,
+        drop_path_rate=0.1,
+        attention="triton" if precision == "bf16" else "sdpa",
+        kernels=("add_norm", "gelu_bias"),
+    ).train()
+    drop_path = draw_drop_path_scale(0, 0, torch.arange(2), rate=0.1, depth=12)
+    with autocast(precision, torch.device("cpu")):
+        cls, dist = student(torch.randn(2, 3, 32, 32), drop_path)
+    (cls.float().sum() + dist.float().sum()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
+
+
+@needs_library
+@pytest.mark.usefixtures("no_reference")
+def test_other_strides_give_the_same():
+    x, bias = gelu_bias_op.example_inputs(40, 64, torch.bfloat16, "cpu")
+    grad_y = torch.ones(1, 1).expand(40, 64)
+    plain = gelu_results(x, bias, grad_y.contiguous(), "triton")
+    again = gelu_results(torch.cat([x, x], dim=1)[:, :64], torch.stack([bias, bias], 1)[:, 0], grad_y, "triton")
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])

@@ -18,7 +18,7 @@ def forward_on_cpu(
     if not _takes(x, branch, slot, weight, shift, bias, gamma, drop_path):
         total, y = add_norm_reference(x, branch, weight, shift, bias, gamma, drop_path, slot, eps)
         return total, y, *statistics(total, eps)
-    total, y = torch.empty_like(x), torch.empty(x.shape, dtype=branch.dtype)
+    total, y = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=branch.dtype)
     mean, rstd = torch.empty(x.shape[:2]), torch.empty(x.shape[:2])
     tensors = {"x": x, "branch": branch, "weight": weight, "shift": shift, "drop_path": drop_path, "slot": slot}
     tensors |= {**_bias_and_gamma(bias, gamma, weight), "total": total, "y": y, "mean": mean, "rstd": rstd}
@@ -32,14 +32,16 @@ def backward_on_cpu(
     kept: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x and of the branch's `kept` samples, and [4, C] of weight, shift, bias and gamma."""
-    grad_y = grad_y.contiguous()
-    grad_total = None if grad_total is None else grad_total.to(total.dtype).contiguous()
+    grad_total = None if grad_total is None else grad_total.to(total.dtype)
     if not _takes(total, grad_y, slot, weight, bias, gamma, drop_path):
         return add_norm_backward_reference(
             grad_total, grad_y, total, mean, rstd, branch, weight, bias, gamma, drop_path, slot, kept
         )
     task = _task(total, grad_y.dtype, eps=0.0)
-    grad_x, grad_branch = torch.empty_like(total), torch.empty(kept, *total.shape[1:], dtype=grad_y.dtype)
+    grad_x, grad_branch = (
+        torch.empty(total.shape, dtype=total.dtype),
+        torch.empty(kept, *total.shape[1:], dtype=grad_y.dtype),
+    )
     sums = library.partial_sums(task.rows, 4, task.width)
     tensors = {"grad_total": grad_total, "grad_y": grad_y, "total": total, "mean": mean, "rstd": rstd, "slot": slot}
     tensors |= {**_bias_and_gamma(bias, gamma, weight), "weight": weight, "drop_path": drop_path, "sums": sums}

@@ -25,7 +25,7 @@ def backward_on_cpu(qkv: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor) -> 
     if not kernel_takes(qkv):
         return backward_reference(qkv, out, lse, grad_out)
     grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
-    tensors = {"out": out, "lse": lse, "grad_out": grad_out.contiguous(), "grad_qkv": grad_qkv}
+    tensors = {"out": out, "lse": lse, "grad_out": grad_out, "grad_qkv": grad_qkv}
     _call(qkv, tensors, backward=True)
     return grad_qkv
 
@@ -38,4 +38,4 @@ def kernel_takes(qkv: Tensor) -> bool:
 def _call(qkv: Tensor, tensors: dict[str, Tensor | None], *, backward: bool) -> None:
     B, N, _, H, D = qkv.shape
     task = library.Attention(batch=B, tokens=N, heads=H, head_dim=D)
-    library.call("attention", task, {"qkv": qkv.contiguous(), **tensors}, backward=backward)
+    library.call("attention", task, {"qkv": qkv, **tensors}, backward=backward)

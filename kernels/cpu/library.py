@@ -1,7 +1,7 @@
 """Loads the compiled kernels of this folder and calls them.
 
-What they do not take (other dtypes or layouts, a package that was installed without a C++ compiler) stays with the
-reference: `takes_rows` and `takes_vectors` tell.
+What they do not take (other dtypes, a package that was installed without a C++ compiler) stays with the reference:
+`takes_rows` and `takes_vectors` tell.
 """
 
 from __future__ import annotations
@@ -101,20 +101,24 @@ def runs_attention() -> bool:
 
 
 def takes_rows(*tensors: Tensor | None) -> bool:
-    """Whether the library is there and these can be a kernel's rows: fp32 or bf16, contiguous."""
-    return load_library() is not None and all(t is None or (t.dtype in DTYPES and t.is_contiguous()) for t in tensors)
+    """Whether the library is there and these can be a kernel's rows: fp32 or bf16."""
+    return load_library() is not None and all(t is None or t.dtype in DTYPES for t in tensors)
 
 
 def takes_vectors(*tensors: Tensor | None) -> bool:
-    """Whether these can be a kernel's parameters: fp32, contiguous."""
-    return all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors)
+    """Whether these can be a kernel's parameters: fp32."""
+    return all(t is None or t.dtype == torch.float32 for t in tensors)
 
 
 def call(name: str, task: ctypes.Structure, tensors: dict[str, Tensor | None], *, backward: bool) -> None:
-    """Runs a kernel in torch's number of threads; tensors fill the fields of the same name, None leaves them null."""
+    """Runs a kernel in torch's number of threads; tensors fill the fields of the same name, None leaves them null.
+
+    Inputs of other strides are copied first; outputs are contiguous.
+    """
     library = load_library()
     assert library is not None
-    for field, tensor in tensors.items():
+    in_rows = {field: None if tensor is None else tensor.contiguous() for field, tensor in tensors.items()}
+    for field, tensor in in_rows.items():
         setattr(task, field, None if tensor is None else tensor.data_ptr())
     task.threads = torch.get_num_threads()
     getattr(library, f"deit_fast_cpu_{name}")(ctypes.byref(task), int(backward))

@@ -14,17 +14,16 @@ def forward_on_cpu(x: Tensor, bias: Tensor) -> Tensor:
     """gelu(x + bias), [..., F]."""
     if not (library.takes_rows(x) and library.takes_vectors(bias)):
         return gelu_bias_reference(x, bias)
-    y = torch.empty_like(x)
+    y = torch.empty(x.shape, dtype=x.dtype)
     library.call("gelu_bias", _task(x), {"x": x, "bias": bias, "y": y}, backward=False)
     return y
 
 
 def backward_on_cpu(grad_y: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x, of its dtype, and of the bias, fp32 [F]."""
-    grad_y = grad_y.contiguous()
     if not (library.takes_rows(grad_y, x) and library.takes_vectors(bias)) or grad_y.dtype != x.dtype:
         return gelu_bias_backward_reference(grad_y, x, bias)
-    task, grad_x = _task(x), torch.empty_like(x)
+    task, grad_x = _task(x), torch.empty(x.shape, dtype=x.dtype)
     sums = library.partial_sums(task.rows, task.width)
     tensors = {"grad_y": grad_y, "x": x, "bias": bias, "grad_x": grad_x, "sums": sums}
     library.call("gelu_bias", task, tensors, backward=True)
