@@ -22,7 +22,7 @@ from .step import batch_of, step_works
 from .step_verdict import as_record, by_teacher, judge, lines, step_stages
 from .timing import OURS, Contender
 from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
-from .train_peers import official_programs, parse_against, share_lines, shares
+from .train_peers import Programs, official_programs, parse_against, share_lines, shares, works_against
 from .work import MATRIX, Work, matrix_work, time_work
 
 DEFAULT_STEPS = {"cpu": 2, "cuda": 50}
@@ -63,8 +63,10 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
     works[MATRIX] = matrix_work(parts.step_flops(parts.teacher), parts.precision, ranks.device)
     runs, whole = end_to_end_works(parts, images, steps)
     works |= whole
-    programs = {} if against is None else official_programs(against, config, ranks, images, steps)
-    works |= {name: Work(program, parts.step_flops(parts.teacher)) for name, program in programs.items()}
+    programs: Programs = {}
+    if against is not None:
+        programs = official_programs(against, config, ranks, images, steps) if ranks.is_main else {}
+        works |= works_against(programs, parts.step_flops(parts.teacher))
     try:
         timings = time_work(works, ranks, turns=options.turns, warm_up_turns=options.warm_up_turns, meter=meter)
     finally:

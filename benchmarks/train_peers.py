@@ -5,15 +5,18 @@ from __future__ import annotations
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.distributed import Ranks
+from deit_fast.tuned import with_values
 
 from .official import official_contender
 from .steady_program import SteadyProgram
 from .timing import Contender
-from .train import END_TO_END
+from .train import END_TO_END, idle
+from .work import Work
 
 Programs = dict[Contender, SteadyProgram]
 Shares = dict[str, dict[str, float]]
-OFFICIAL, OFFICIAL_BF16 = "deit main.py", "deit main.py, bf16 autocast added"
+OFFICIAL_BF16 = "deit main.py, bf16 autocast added"
+OFFICIAL_NAMES = ("deit main.py", OFFICIAL_BF16)
 
 
 def parse_against(text: str) -> str | None:
@@ -27,16 +30,35 @@ def parse_against(text: str) -> str | None:
 
 
 def official_programs(directory: str, config: Config, ranks: Ranks, images: ImageSet, steps: int) -> Programs:
-    """The official program as it stands, and with the CPU's bf16 autocast added; ValueError under torchrun."""
-    if ranks.world_size > 1 or ranks.device.type != "cpu":
-        raise ValueError("--against deit=DIR is measured on one CPU process: leave torchrun away, --runtime.device cpu")
-    workers = config.data.num_threads or ranks.cores
-    return {
+    """The official program as it stands, and with the CPU's bf16 autocast added; ValueError but on one CPU.
+
+    One process with the whole batch and all threads: under torchrun the first rank runs it while the others wait.
+    """
+    if ranks.device.type != "cpu" or ranks.world_size != ranks.local_world_size:
+        raise ValueError("--against deit=DIR is measured on the CPU of one machine: add --runtime.device cpu")
+    batch_size = config.runtime.batch_size_per_device * ranks.world_size
+    workers = (config.data.num_threads or ranks.cores) * ranks.world_size
+    programs = {
         Contender(END_TO_END, name): official_contender(
-            directory, config, images, workers=workers, steps_per_turn=steps, bf16_autocast=bf16_autocast
+            directory,
+            with_values(config, {"runtime.batch_size_per_device": batch_size}),
+            images,
+            workers=workers,
+            steps_per_turn=steps,
+            bf16_autocast=name == OFFICIAL_BF16,
         )
-        for name, bf16_autocast in ((OFFICIAL, False), (OFFICIAL_BF16, True))
+        for name in OFFICIAL_NAMES
     }
+    if ranks.world_size > 1:
+        for program in programs.values():
+            program.environment.pop("OMP_NUM_THREADS", None)  # torchrun's, of one rank among several
+    return programs
+
+
+def works_against(programs: Programs, flops_per_image: float) -> dict[Contender, Work]:
+    """The official programs where they run, and idle turns on the ranks that have none."""
+    names = [Contender(END_TO_END, name) for name in OFFICIAL_NAMES]
+    return {name: Work(programs.get(name, idle), flops_per_image) for name in names}
 
 
 def shares(programs: Programs, turns: int) -> Shares:
