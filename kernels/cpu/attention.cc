@@ -30,6 +30,8 @@ namespace {
 
 constexpr int kRows = 6;     // of a tile; with 4 vectors of columns its sums fill 24 of 32 registers
 constexpr int kVectors = 4;  // of 16 columns
+constexpr int kPanel = 16 * kVectors;
+constexpr int kBlock = 2 * kRows;  // rows that are multiplied by a panel while it is in the nearest cache
 constexpr float kLog2E = 1.44269504f;
 
 inline int64_t whole_vectors(int64_t count) { return (count + 15) / 16 * 16; }
@@ -41,8 +43,8 @@ struct Left {
 };
 
 template <int M, int V>
-inline __attribute__((always_inline)) void multiply_tile(Left a, const uint32_t* b, int64_t b_row, int64_t pairs,
-                                                         float* c, int64_t c_row) {
+inline __attribute__((always_inline)) void multiply_tile(Left a, const uint32_t* b, int64_t pairs, float* c,
+                                                         int64_t c_row) {
   __m512 sums[M][V];
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
@@ -51,7 +53,7 @@ inline __attribute__((always_inline)) void multiply_tile(Left a, const uint32_t*
   for (int64_t k = 0; k < pairs; k++) {
     __m512i right[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; v++) right[v] = _mm512_loadu_si512(b + k * b_row + 16 * v);
+    for (int v = 0; v < V; v++) right[v] = _mm512_loadu_si512(b + (k * V + v) * 16);
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
       __m512i left = _mm512_set1_epi32(static_cast<int>(a.data[m * a.row + k * a.pair]));
@@ -66,29 +68,47 @@ inline __attribute__((always_inline)) void multiply_tile(Left a, const uint32_t*
     for (int v = 0; v < V; v++) _mm512_storeu_ps(c + m * c_row + 16 * v, sums[m][v]);
 }
 
-template <int M>
-void multiply_rows(Left a, const uint32_t* b, int64_t b_row, int64_t pairs, float* c, int64_t columns) {
-  int64_t n = 0;
-  for (; n + 16 * kVectors <= columns; n += 16 * kVectors)
-    multiply_tile<M, kVectors>(a, b + n, b_row, pairs, c + n, columns);
-  switch ((columns - n) / 16) {
-    case 1: return multiply_tile<M, 1>(a, b + n, b_row, pairs, c + n, columns);
-    case 2: return multiply_tile<M, 2>(a, b + n, b_row, pairs, c + n, columns);
-    case 3: return multiply_tile<M, 3>(a, b + n, b_row, pairs, c + n, columns);
+template <int V>
+void multiply_columns(int64_t rows, Left a, const uint32_t* b, int64_t pairs, float* c, int64_t c_row) {
+  for (int64_t m = 0; m < rows; m += kRows) {
+    const Left here = {a.data + m * a.row, a.row, a.pair};
+    float* to = c + m * c_row;
+    switch (rows - m) {
+      case 1: multiply_tile<1, V>(here, b, pairs, to, c_row); break;
+      case 2: multiply_tile<2, V>(here, b, pairs, to, c_row); break;
+      case 3: multiply_tile<3, V>(here, b, pairs, to, c_row); break;
+      case 4: multiply_tile<4, V>(here, b, pairs, to, c_row); break;
+      case 5: multiply_tile<5, V>(here, b, pairs, to, c_row); break;
+      default: multiply_tile<kRows, V>(here, b, pairs, to, c_row);
+    }
   }
 }
 
-// c [rows, columns] = a [rows, pairs x 2] b [pairs x 2, columns]: rows up to kRows, columns whole vectors.
+// c [rows, columns] = a [rows, pairs x 2] b [pairs x 2, columns]; columns are whole vectors. b is packed in panels of
+// up to kVectors vectors of columns, one after another, each [pairs, its columns]: it is read as it lies in memory.
 void multiply(int64_t rows, Left a, const uint32_t* b, int64_t pairs, float* c, int64_t columns) {
-  switch (rows) {
-    case 1: return multiply_rows<1>(a, b, columns, pairs, c, columns);
-    case 2: return multiply_rows<2>(a, b, columns, pairs, c, columns);
-    case 3: return multiply_rows<3>(a, b, columns, pairs, c, columns);
-    case 4: return multiply_rows<4>(a, b, columns, pairs, c, columns);
-    case 5: return multiply_rows<5>(a, b, columns, pairs, c, columns);
-    default: return multiply_rows<kRows>(a, b, columns, pairs, c, columns);
+  for (int64_t n = 0; n < columns; n += kPanel) {
+    const uint32_t* panel = b + n * pairs;
+    switch ((columns - n) / 16) {
+      case 1: multiply_columns<1>(rows, a, panel, pairs, c + n, columns); break;
+      case 2: multiply_columns<2>(rows, a, panel, pairs, c + n, columns); break;
+      case 3: multiply_columns<3>(rows, a, panel, pairs, c + n, columns); break;
+      default: multiply_columns<kVectors>(rows, a, panel, pairs, c + n, columns);
+    }
   }
 }
+
+// Where the vector of 16 columns from n on stands in the panels of a packed matrix, at its first pair; its rows there
+// are `row` apart.
+struct Panel {
+  int64_t at, row;
+
+  Panel(int64_t n, int64_t pairs, int64_t columns) {
+    const int64_t first = n / kPanel * kPanel;
+    row = columns - first < kPanel ? columns - first : kPanel;
+    at = first * pairs + n - first;
+  }
+};
 
 inline __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
@@ -122,29 +142,33 @@ inline void transpose(__m512i rows[16]) {
   }
 }
 
-// Rows [count, pairs] -> [pairs, width], zeros beyond count: a right matrix summed over what a row holds.
+// Rows [count, pairs] -> panels of [pairs, width], zeros beyond count: a right matrix summed over what a row holds.
 void pack_transposed(const uint32_t* from, int64_t stride, int64_t count, int64_t pairs, uint32_t* to, int64_t width) {
-  for (int64_t n = 0; n < width; n += 16)
+  for (int64_t n = 0; n < width; n += 16) {
+    const Panel panel(n, pairs, width);
     for (int64_t k = 0; k < pairs; k += 16) {
       __m512i rows[16];
       for (int64_t i = 0; i < 16; i++)
         rows[i] = n + i < count ? _mm512_maskz_loadu_epi32(first_lanes(pairs - k), from + (n + i) * stride + k)
                                 : _mm512_setzero_si512();
       transpose(rows);
-      for (int64_t i = 0; i < 16 && k + i < pairs; i++) _mm512_storeu_si512(to + (k + i) * width + n, rows[i]);
+      for (int64_t i = 0; i < 16 && k + i < pairs; i++) _mm512_storeu_si512(to + panel.at + (k + i) * panel.row, rows[i]);
     }
+  }
 }
 
-// Rows [count, D] -> [ceil(count / 2), D], each pair from two rows: a right matrix summed over rows.
+// Rows [count, D] -> panels of [ceil(count / 2), D], each pair from two rows: a right matrix summed over rows.
 void pack_row_pairs(const uint32_t* from, int64_t stride, int64_t count, int64_t head_dim, uint32_t* to) {
-  for (int64_t n = 0; n < count; n += 2)
-    for (int64_t d = 0; d < head_dim; d += 16) {
+  for (int64_t d = 0; d < head_dim; d += 16) {
+    const Panel panel(d, (count + 1) / 2, head_dim);
+    for (int64_t n = 0; n < count; n += 2) {
       auto row = [&](int64_t i) {
         return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i * stride + d / 2)));
       };
       __m512i second = n + 1 < count ? row(n + 1) : _mm512_setzero_si512();
-      _mm512_storeu_si512(to + n / 2 * head_dim + d, _mm512_or_si512(row(n), _mm512_slli_epi32(second, 16)));
+      _mm512_storeu_si512(to + panel.at + n / 2 * panel.row, _mm512_or_si512(row(n), _mm512_slli_epi32(second, 16)));
     }
+  }
 }
 
 inline __m256i to_bfloat16(__m512 values) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)); }
@@ -235,18 +259,18 @@ inline int64_t part_at(const Attention& task, const Shape& shape, int64_t sample
 void forward_head(const Attention& task, const Shape& shape, int64_t sample, int64_t head, Scratch& scratch) {
   uint32_t* keys = scratch.take<uint32_t>(shape.D / 2 * shape.width);
   uint32_t* values = scratch.take<uint32_t>(shape.key_pairs * shape.D);
-  float* scores = scratch.take<float>(kRows * shape.width);
-  uint32_t* weights = scratch.take<uint32_t>(kRows * shape.width / 2);
-  float* found = scratch.take<float>(kRows * shape.D);
+  float* scores = scratch.take<float>(kBlock * shape.width);
+  uint32_t* weights = scratch.take<uint32_t>(kBlock * shape.width / 2);
+  float* found = scratch.take<float>(kBlock * shape.D);
   const uint32_t* queries = task.qkv + part_at(task, shape, sample, head, 0);
   pack_transposed(task.qkv + part_at(task, shape, sample, head, 1), shape.row, shape.N, shape.D / 2, keys, shape.width);
   pack_row_pairs(task.qkv + part_at(task, shape, sample, head, 2), shape.row, shape.N, shape.D, values);
   uint32_t* out = task.out + sample * shape.N * shape.out_row + head * shape.D / 2;
   float* lse = task.lse + (sample * task.heads + head) * shape.N;
-  for (int64_t q = 0; q < shape.N; q += kRows) {
-    const int64_t rows = shape.N - q < kRows ? shape.N - q : kRows;
+  for (int64_t q = 0; q < shape.N; q += kBlock) {
+    const int64_t rows = shape.N - q < kBlock ? shape.N - q : kBlock;
     multiply(rows, {queries + q * shape.row, shape.row, 1}, keys, shape.D / 2, scores, shape.width);
-    float inverse_sums[kRows];
+    float inverse_sums[kBlock];
     for (int64_t i = 0; i < rows; i++)
       softmax(scores + i * shape.width, shape, weights + i * shape.width / 2, lse + q + i, inverse_sums + i);
     multiply(rows, {weights, shape.width / 2, 1}, values, shape.key_pairs, found, shape.D);
@@ -266,7 +290,7 @@ void store_rows(const float* from, int64_t rows, int64_t head_dim, uint32_t* to,
 // Keys are rows here and queries columns, so that the sums over queries (of k and v) read rows as they are; for the sum
 // over keys (of q) the scores' gradients are kept as pairs of two rows.
 void backward_head(const Attention& task, const Shape& shape, int64_t sample, int64_t head, Scratch& scratch) {
-  const int64_t N = shape.N, D = shape.D, width = shape.width, tile = kRows * width;
+  const int64_t N = shape.N, D = shape.D, width = shape.width, tile = kBlock * width;
   uint32_t* queries_across = scratch.take<uint32_t>(D / 2 * width);
   uint32_t* grads_across = scratch.take<uint32_t>(D / 2 * width);
   uint32_t* queries = scratch.take<uint32_t>(shape.key_pairs * D);
@@ -276,7 +300,7 @@ void backward_head(const Attention& task, const Shape& shape, int64_t sample, in
   float *scores = scratch.take<float>(tile), *grad_weights = scratch.take<float>(tile);
   uint32_t *weights = scratch.take<uint32_t>(tile / 2), *grad_scores = scratch.take<uint32_t>(tile / 2);
   float *lse = scratch.take<float>(width), *delta = scratch.take<float>(width);
-  float* found = scratch.take<float>(kRows * D);
+  float* found = scratch.take<float>(kBlock * D);
   const uint32_t *q = task.qkv + part_at(task, shape, sample, head, 0), *k = task.qkv + part_at(task, shape, sample, head, 1),
                  *v = task.qkv + part_at(task, shape, sample, head, 2);
   const int64_t out_at = sample * N * shape.out_row + head * D / 2;
@@ -295,8 +319,8 @@ void backward_head(const Attention& task, const Shape& shape, int64_t sample, in
     lse[n] = n < N ? task.lse[(sample * task.heads + head) * N + n] : __builtin_inff();  // no weight beyond the last
   }
   const __m512 to_log2 = _mm512_set1_ps(shape.score_to_log2), scale = _mm512_set1_ps(shape.score_to_log2 / kLog2E);
-  for (int64_t n = 0; n < N; n += kRows) {
-    const int64_t rows = N - n < kRows ? N - n : kRows;
+  for (int64_t n = 0; n < N; n += kBlock) {
+    const int64_t rows = N - n < kBlock ? N - n : kBlock;
     multiply(rows, {k + n * shape.row, shape.row, 1}, queries_across, D / 2, scores, width);
     multiply(rows, {v + n * shape.row, shape.row, 1}, grads_across, D / 2, grad_weights, width);
     for (int64_t c = 0; c < width; c += 16) {
@@ -320,8 +344,8 @@ void backward_head(const Attention& task, const Shape& shape, int64_t sample, in
     multiply(rows, {weights, width / 2, 1}, grads, shape.key_pairs, found, D);
     store_rows(found, rows, D, task.grad_qkv + part_at(task, shape, sample, head, 2) + n * shape.row, shape.row);
   }
-  for (int64_t n = 0; n < N; n += kRows) {
-    const int64_t rows = N - n < kRows ? N - n : kRows;
+  for (int64_t n = 0; n < N; n += kBlock) {
+    const int64_t rows = N - n < kBlock ? N - n : kBlock;
     multiply(rows, {grad_pairs + n, 1, width}, keys, shape.key_pairs, found, D);
     store_rows(found, rows, D, task.grad_qkv + part_at(task, shape, sample, head, 0) + n * shape.row, shape.row);
   }
@@ -331,7 +355,7 @@ void run(const Attention& task, bool backward) {
   const Shape shape(task);
   // the backward's parts, which are more than the forward's
   const int64_t bytes = 4 * (2 * shape.D / 2 * shape.width + shape.key_pairs * (3 * shape.D + shape.width) +
-                             3 * kRows * shape.width + 2 * shape.width + kRows * shape.D) + 13 * 64;
+                             3 * kBlock * shape.width + 2 * shape.width + kBlock * shape.D) + 13 * 64;
 #pragma omp parallel num_threads(task.threads)
   {
     Scratch memory(bytes);
