@@ -24,9 +24,10 @@ from deit_fast.benchmarks.official_run import Shares, in_turns
 from deit_fast.benchmarks.process_tree import Stopwatch
 from deit_fast.benchmarks.steady_program import SteadyProgram
 from deit_fast.benchmarks.timing import Contender
-from deit_fast.benchmarks.train_peers import share_lines, shares
+from deit_fast.benchmarks.train_peers import official_programs, share_lines, shares, works_against
 from deit_fast.config import Config
 from deit_fast.data import open_train_and_val
+from deit_fast.distributed import Ranks
 
 STAND_IN = """
 import json, os, sys, time
@@ -177,6 +178,29 @@ def test_the_official_program_is_told_what_we_do():
         assert told in official_arguments(changed(Config(), key, value), 2)
         assert told not in official_arguments(Config(), 2)
     assert not any("None" in argument for argument in official_arguments(Config(), 2))
+
+
+def test_under_torchrun_one_process_has_the_whole_batch(photographs, tmp_path, monkeypatch):
+    """On the first rank, with the threads of all: the variable by which torchrun takes them away is not handed on."""
+    for name in ("main.py", "engine.py", "losses.py", "utils.py"):
+        (tmp_path / name).touch()
+    config = changed(changed(Config(), "data.path", str(photographs)), "distill.kind", "none")
+    config = changed(config, "runtime.batch_size_per_device", 8)
+    images, _ = open_train_and_val(config.data)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    ranks = Ranks(rank=0, world_size=2, local_rank=0, local_world_size=2, device=torch.device("cpu"))
+    programs = official_programs(str(tmp_path), config, ranks, images, steps=1)
+    try:
+        for program in programs.values():
+            assert "--batch-size=16" in program.command
+            assert f"--num_workers={2 * ranks.cores}" in program.command
+            assert "OMP_NUM_THREADS" not in program.environment
+    finally:
+        for program in programs.values():
+            program.close()
+    assert [work.prepare()() for work in works_against({}, 1.0).values()] == [0, 0]
+    with pytest.raises(ValueError, match="on the CPU of one machine"):
+        official_programs(str(tmp_path), config, replace(ranks, world_size=4), images, steps=1)
 
 
 @pytest.mark.slow
