@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def kernel_takes(qkv: Tensor) -> bool:
     return library.runs_attention() and qkv.dtype == torch.bfloat16 and qkv.shape[-1] % 16 == 0
 
 
-def _call(qkv: Tensor, tensors: dict[str, Tensor | None], *, backward: bool) -> None:
+def _call(qkv: Tensor, tensors: Mapping[str, Tensor | None], *, backward: bool) -> None:
     B, N, _, H, D = qkv.shape
     task = library.Attention(batch=B, tokens=N, heads=H, head_dim=D)
     library.call("attention", task, {"qkv": qkv, **tensors}, backward=backward)

@@ -7,6 +7,7 @@ What they do not take (other dtypes, a package that was installed without a C++ 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def takes_vectors(*tensors: Tensor | None) -> bool:
     return all(t is None or t.dtype == torch.float32 for t in tensors)
 
 
-def call(name: str, task: ctypes.Structure, tensors: dict[str, Tensor | None], *, backward: bool) -> None:
+def call(name: str, task: ctypes.Structure, tensors: Mapping[str, Tensor | None], *, backward: bool) -> None:
     """Runs a kernel in torch's number of threads; tensors fill the fields of the same name, None leaves them null.
 
     Inputs of other strides are copied first; outputs are contiguous.
