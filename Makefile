@@ -38,7 +38,7 @@ fuzz: $(INSTALLED)  ## native operators under AddressSanitizer and UBSan: 10,000
 	$(BIN)/python -m deit_fast.dali_pipelines.native.fuzz --files 10000 --images 100000
 
 # An editable install maps four folders into one package (setup.py); its own build runs in the same environment.
-$(INSTALLED): setup.py constraints.txt
+$(INSTALLED): setup.py constraints.txt $(wildcard kernels/cpu/*.cc kernels/cpu/*.h)
 	$(PYTHON) -c "import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else 'deit-fast needs Python 3.10-3.13, found ' + sys.version.split()[0] + '; set PYTHON=python3.12')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools wheel $(NATIVE)

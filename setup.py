@@ -30,6 +30,7 @@ CPU_KERNELS = Extension(
         *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC 12's own AVX-512 header
     ],
     extra_link_args=["-fopenmp"],
+    optional=True,
 )
 NATIVE = "deit_fast.dali_pipelines.native"
 spec = importlib.util.spec_from_file_location("native_build", ROOT / "dali_pipelines/native/build.py")

@@ -58,8 +58,10 @@ def contests(sizes: Sizes, dtype: torch.dtype, device: str) -> list[Contest]:
     """All kernels: plain torch, and ours where there is one: `triton` on a GPU, `native` on a CPU."""
 
     def both(kernel: str) -> dict[str, str]:
-        ours = {"triton" if device == "cuda" else "native": "triton"} if has_kernel(kernel, device, dtype) else {}
-        return {"reference": "reference"} | ours
+        found = {"reference": "reference"}
+        if has_kernel(kernel, torch.device(device), dtype):
+            found["triton" if device == "cuda" else "native"] = "triton"
+        return found
 
     torch_own = [name for name in BACKENDS if name.startswith("sdpa")] if device == "cuda" else ["sdpa"]
     B, N, H, D = sizes.batch, sizes.tokens, sizes.heads, sizes.head_dim

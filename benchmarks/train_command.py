@@ -22,7 +22,7 @@ from .step import batch_of, step_works
 from .step_verdict import as_record, by_teacher, judge, lines, step_stages
 from .timing import OURS, Contender
 from .train import ALONE, END_TO_END, END_TO_END_CACHED, EndToEnd, end_to_end, idle
-from .train_peers import Programs, official_programs, parse_against, share_lines, shares, works_against
+from .train_peers import Programs, check_against, official_programs, parse_against, share_lines, shares, works_against
 from .work import MATRIX, Work, matrix_work, time_work
 
 DEFAULT_STEPS = {"cpu": 2, "cuda": 50}
@@ -65,6 +65,7 @@ def measure_train(config: Config, ranks: Ranks, options: Options, source: str, a
     works |= whole
     programs: Programs = {}
     if against is not None:
+        check_against(against, config, ranks, images)
         programs = official_programs(against, config, ranks, images, steps) if ranks.is_main else {}
         works |= works_against(programs, parts.step_flops(parts.teacher))
     try:

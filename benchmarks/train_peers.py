@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.distributed import Ranks
 from deit_fast.tuned import with_values
 
-from .official import official_contender
+from .official import check_checkout, check_comparable, official_contender
 from .steady_program import SteadyProgram
 from .timing import Contender
 from .train import END_TO_END, idle
@@ -29,13 +31,19 @@ def parse_against(text: str) -> str | None:
     return directory
 
 
+def check_against(directory: str, config: Config, ranks: Ranks, images: ImageSet) -> None:
+    """ValueError, on every rank alike, for what the official program cannot do, or not here."""
+    if ranks.device.type != "cpu" or ranks.world_size != ranks.local_world_size:
+        raise ValueError("--against deit=DIR is measured on the CPU of one machine: add --runtime.device cpu")
+    check_checkout(Path(directory).resolve())
+    check_comparable(config, images)
+
+
 def official_programs(directory: str, config: Config, ranks: Ranks, images: ImageSet, steps: int) -> Programs:
-    """The official program as it stands, and with the CPU's bf16 autocast added; ValueError but on one CPU.
+    """The official program as it stands, and with the CPU's bf16 autocast added.
 
     One process with the whole batch and all threads: under torchrun the first rank runs it while the others wait.
     """
-    if ranks.device.type != "cpu" or ranks.world_size != ranks.local_world_size:
-        raise ValueError("--against deit=DIR is measured on the CPU of one machine: add --runtime.device cpu")
     batch_size = config.runtime.batch_size_per_device * ranks.world_size
     workers = (config.data.num_threads or ranks.cores) * ranks.world_size
     programs = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from deit_fast.dali_pipelines.native import plugin
-from deit_fast.kernels.choice import triton_kernels
+from deit_fast.kernels.choice import has_kernel, triton_kernels
 
 from .apex import explain, find_apex
 from .config import Config, RuntimeConfig
@@ -13,6 +15,7 @@ from .distributed import Ranks
 from .host import LOADER_CPU_MS_PER_IMAGE, cores_wanted, host_warnings, pin_cores, raise_open_file_limit
 from .keep_memory import keep_freed_memory
 from .optim import scaled_lr
+from .precision import DTYPES, choose_precision
 from .tuned import describe_tuned
 
 TARGET_IMAGES_PER_SECOND = 4_700
@@ -57,11 +60,15 @@ def describe_loader(backend: str, ranks: Ranks) -> str:
     return f"loader: {backend} backend; {plugin.describe()}"
 
 
-def describe_kernels(runtime: RuntimeConfig) -> str:
-    """Which kernels are fused, and which attention."""
+def describe_kernels(runtime: RuntimeConfig, device: torch.device) -> str:
+    """Which kernels are fused, which attention, and what of it there is not on this device."""
     names = triton_kernels(runtime.kernels)
     fused = f"{', '.join(names)} fused" if names else "plain torch"
-    return f"kernels: {fused}; attention {runtime.attention}"
+    dtype = DTYPES[choose_precision(runtime.precision, device)]
+    asked = (*names, *(["attention"] if runtime.attention == "triton" else []))
+    absent = [name for name in asked if not has_kernel(name, device, dtype)]
+    remark = f" (no kernel for {', '.join(absent)} here: plain torch)" if absent else ""
+    return f"kernels: {fused}; attention {runtime.attention}{remark}"
 
 
 def prepare_host(config: Config, ranks: Ranks) -> None:
@@ -77,7 +84,7 @@ def say_start(config: Config, ranks: Ranks, global_batch_size: int, backend: str
     say(describe_batch(config, ranks, global_batch_size))
     say(describe_loader(backend, ranks))
     say(describe_tuned(config, ranks.device))
-    say(describe_kernels(config.runtime))
+    say(describe_kernels(config.runtime, ranks.device))
     wanted = cores_wanted(TARGET_IMAGES_PER_SECOND)
     say(
         f"{ranks.cores} CPU cores for each device; the loader at 224 px would need {wanted:.1f} for "

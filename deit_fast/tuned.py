@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 import yaml
 
+from deit_fast.kernels.cpu import library
+
 from . import __version__
 from .config import Config, DataConfig, RuntimeConfig
 from .distributed import CORES_AT_START, Ranks
@@ -69,10 +71,16 @@ def conditions(config: Config, device: torch.device) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "DALI": dali_version(),
         "timm": metadata.version("timm"),
+        "CPU kernels": cpu_kernels() if device.type == "cpu" else None,
         "model.name": config.model.name,
         "model.image_size_px": config.model.image_size_px,
         "distill.teacher": None if config.distill.kind == "none" else config.distill.teacher,
     }
+
+
+def cpu_kernels() -> str:
+    """Which compiled kernels there are: those of a package installed without a compiler are none."""
+    return " ".join([*library.levels()[-1:], *(["attention"] if library.runs_attention() else [])]) or "none"
 
 
 def device_name(device: torch.device) -> str:

@@ -6,6 +6,7 @@ import torch
 
 from .attention import BACKENDS
 from .cpu import library
+from .registration import why_not_on
 
 FUSED = ("batch_prep", "add_norm", "gelu_bias", "distill_loss")
 """What `runtime.kernels` names, in the order of a step; attention has a key of its own, `runtime.attention`."""
@@ -18,11 +19,11 @@ def candidates(kernel: str) -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if name != "auto") if kernel == "attention" else ("reference", "triton")
 
 
-def has_kernel(kernel: str, device_type: str, dtype: torch.dtype) -> bool:
+def has_kernel(kernel: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether backend `triton` is more than plain torch there: Triton's kernel on a GPU, a compiled one on a CPU."""
     assert kernel in TUNABLE
-    if device_type == "cuda":
-        return True
+    if device.type == "cuda":
+        return why_not_on(device) is None
     if kernel == "attention":
         return library.runs_attention() and dtype == torch.bfloat16
     return kernel in ("add_norm", "gelu_bias") and bool(library.levels()) and dtype in library.DTYPES

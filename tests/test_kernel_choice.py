@@ -4,11 +4,14 @@ import typing
 from dataclasses import replace
 
 import pytest
+import torch
 
 from deit_fast.config import Config, RuntimeConfig
 from deit_fast.config_rules import check_config
+from deit_fast.kernels import choice
 from deit_fast.kernels.attention import BACKENDS
 from deit_fast.kernels.choice import FUSED, TUNABLE, candidates, choose, triton_kernels
+from deit_fast.kernels.cpu import library
 from deit_fast.start_report import describe_kernels
 
 
@@ -49,7 +52,16 @@ def test_the_configuration_offers_every_backend():
     assert all(candidates(kernel) == ("reference", "triton") for kernel in TUNABLE if kernel != "attention")
 
 
-def test_a_run_says_what_it_takes():
-    assert describe_kernels(RuntimeConfig()) == "kernels: plain torch; attention auto"
-    asked = RuntimeConfig(kernels="gelu_bias,add_norm", attention="sdpa_cudnn")
-    assert describe_kernels(asked) == "kernels: add_norm, gelu_bias fused; attention sdpa_cudnn"
+def test_a_run_says_what_it_takes(monkeypatch):
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    monkeypatch.setattr(choice, "why_not_on", lambda _device: None)
+    bf16 = RuntimeConfig(precision="bf16")
+    assert describe_kernels(bf16, gpu) == "kernels: plain torch; attention auto"
+    asked = replace(bf16, kernels="gelu_bias,add_norm", attention="triton")
+    everything = "kernels: add_norm, gelu_bias fused; attention triton"
+    assert describe_kernels(asked, gpu) == everything
+    monkeypatch.setattr(library, "levels", lambda: ("portable",))
+    monkeypatch.setattr(library, "runs_attention", lambda: False)
+    assert describe_kernels(asked, cpu) == f"{everything} (no kernel for attention here: plain torch)"
+    monkeypatch.setattr(library, "levels", lambda: ())
+    assert "(no kernel for add_norm, gelu_bias, attention here: plain torch)" in describe_kernels(asked, cpu)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deit_fast.drop_path import draw_drop_path_scale
+from deit_fast.kernels import registration
 from deit_fast.kernels.add_norm import add_norm, branch_slots
 from deit_fast.kernels.add_norm import cpu as add_norm_cpu
 from deit_fast.kernels.add_norm import op as add_norm_op
@@ -262,6 +263,36 @@ def test_without_the_library_the_reference_runs(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     qkv = attention_op.example_inputs(9, torch.bfloat16, "cpu", heads=2, head_dim=16)
     assert torch.equal(attention_cpu.forward_on_cpu(qkv)[0], forward_reference(qkv)[0])
+
+
+@needs_library
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_changes_nothing(default):
+    x, bias = gelu_bias_op.example_inputs(70, 24, torch.bfloat16, "cpu")
+    inputs = add_norm_op.example_inputs(2, 5, 24, torch.bfloat16, "cpu")
+    expected = [*gelu_results(x, bias, x, "triton"), *norm_results(inputs, norm_grads(inputs), "triton")]
+    grads = norm_grads(inputs)
+    torch.set_default_dtype(default)
+    try:
+        found = [*gelu_results(x, bias, x, "triton"), *norm_results(inputs, grads, "triton")]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["weight", "layer_scale", "drop_path_scale"])
+def test_vectors_of_another_length_are_refused(name):
+    inputs = add_norm_op.example_inputs(3, 5, 24, torch.float32, "cpu")
+    with pytest.raises(ValueError, match=r"add_norm takes vectors of \((3|24),\) with this x, got \(1,\)"):
+        add_norm(**(inputs | {name: torch.ones(1)}))
+
+
+@needs_library
+def test_kernels_of_another_version_are_not_used(monkeypatch):
+    monkeypatch.setattr(library, "_bytes_of", lambda _library, _task: 8)
+    monkeypatch.setattr(registration, "_said", set())
+    with pytest.warns(UserWarning, match=r"are those of another version; install the package again"):
+        assert library.load_library.__wrapped__() is None
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ to build the library with")

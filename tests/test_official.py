@@ -24,7 +24,7 @@ from deit_fast.benchmarks.official_run import Shares, in_turns
 from deit_fast.benchmarks.process_tree import Stopwatch
 from deit_fast.benchmarks.steady_program import SteadyProgram
 from deit_fast.benchmarks.timing import Contender
-from deit_fast.benchmarks.train_peers import official_programs, share_lines, shares, works_against
+from deit_fast.benchmarks.train_peers import check_against, official_programs, share_lines, shares, works_against
 from deit_fast.config import Config
 from deit_fast.data import open_train_and_val
 from deit_fast.distributed import Ranks
@@ -200,7 +200,7 @@ def test_under_torchrun_one_process_has_the_whole_batch(photographs, tmp_path, m
             program.close()
     assert [work.prepare()() for work in works_against({}, 1.0).values()] == [0, 0]
     with pytest.raises(ValueError, match="on the CPU of one machine"):
-        official_programs(str(tmp_path), config, replace(ranks, world_size=4), images, steps=1)
+        check_against(str(tmp_path), config, replace(ranks, world_size=4), images)
 
 
 @pytest.mark.slow

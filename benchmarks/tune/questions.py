@@ -57,7 +57,7 @@ def takes(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     sdpa_backend = getattr(BACKENDS[name], "keywords", {}).get("sdpa_backend")
     if sdpa_backend is not None:
         return dtype in SDPA_DTYPES[device.type].get(sdpa_backend, ())
-    return name != "triton" or has_kernel("attention", device.type, dtype)
+    return name != "triton" or has_kernel("attention", device, dtype)
 
 
 def compilations(_config: Config, _ranks: Ranks) -> list[Candidate]:
@@ -76,13 +76,12 @@ def compilations_again(config: Config, ranks: Ranks) -> list[Candidate]:
 def with_kernel(kernel: str, config: Config, ranks: Ranks) -> list[Candidate]:
     """The kernels chosen so far, without and with this one."""
     dtype = DTYPES[choose_precision(config.runtime.precision, ranks.device)]
-    if not has_kernel(kernel, ranks.device.type, dtype) or config.model.name not in DEIT_VARIANTS:
+    if not has_kernel(kernel, ranks.device, dtype) or config.model.name not in DEIT_VARIANTS:
         return []
-    name = "triton" if ranks.device.type == "cuda" else "native"
     so_far = triton_kernels(config.runtime.kernels)
     return [
         Candidate("reference", {"runtime.kernels": ",".join(so_far) or "reference"}),
-        Candidate(name, {"runtime.kernels": ",".join([*so_far, kernel])}),
+        Candidate("triton", {"runtime.kernels": ",".join([*so_far, kernel])}),
     ]
 
 

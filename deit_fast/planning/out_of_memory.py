@@ -50,8 +50,10 @@ def advise_on(config: Config, num_classes: int, precision: str, device: torch.de
         advised, verb = next(iter(half), None), "may fit (on a CPU nothing is predicted)"
     head = f"out of memory with runtime.batch_size_per_device {runtime.batch_size_per_device}"
     if advised is None:
-        recompute = "" if runtime.checkpoint_activations else "--runtime.checkpoint_activations true, "
-        return f"{head}; no smaller batch is predicted to fit: use {recompute}a smaller model or image size"
+        may_recompute = not (runtime.checkpoint_activations or runtime.cuda_graphs)
+        recompute = "--runtime.checkpoint_activations true, " if may_recompute else ""
+        why = "no smaller batch is predicted to fit" if device.type == "cuda" else "there is no half of this batch"
+        return f"{head}; {why}: use {recompute}a smaller model or image size"
     size, parts = advised.runtime.batch_size_per_device, advised.runtime.accumulate_steps
     return (
         f"{head}; {size} {verb}, and the global batch stays as it is with --runtime.batch_size_per_device {size} "

@@ -19,7 +19,7 @@ def forward_on_cpu(
         total, y = add_norm_reference(x, branch, weight, shift, bias, gamma, drop_path, slot, eps)
         return total, y, *statistics(total, eps)
     total, y = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=branch.dtype)
-    mean, rstd = torch.empty(x.shape[:2]), torch.empty(x.shape[:2])
+    mean, rstd = (torch.empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
     tensors = {"x": x, "branch": branch, "weight": weight, "shift": shift, "drop_path": drop_path, "slot": slot}
     tensors |= {**_bias_and_gamma(bias, gamma, weight), "total": total, "y": y, "mean": mean, "rstd": rstd}
     library.call("add_norm", _task(x, branch.dtype, eps), tensors, backward=False)

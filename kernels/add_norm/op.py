@@ -117,11 +117,20 @@ def add_norm(
             f"add_norm takes x [B, N, C] and a branch of the same shape, or [K, N, C] with branch_slot; got "
             f"{tuple(x.shape)} and {tuple(branch.shape)}"
         )
+    _check_vectors(x, channels=(weight, shift, bias, layer_scale), samples=(drop_path_scale, branch_slot))
     arguments = (x, branch, weight, shift, bias, layer_scale, drop_path_scale, branch_slot, eps)
     if backend == "reference" or not _triton_takes(x, branch):
         return add_norm_reference(*arguments)
     total, y, _, _ = add_norm_forward(*arguments)
     return total, y
+
+
+def _check_vectors(x: Tensor, channels: tuple[Tensor | None, ...], samples: tuple[Tensor | None, ...]) -> None:
+    """ValueError unless they have one value for each channel, or for each sample."""
+    for vectors, wanted in ((channels, x.shape[-1:]), (samples, x.shape[:1])):
+        for vector in vectors:
+            if vector is not None and vector.shape != wanted:
+                raise ValueError(f"add_norm takes vectors of {tuple(wanted)} with this x, got {tuple(vector.shape)}")
 
 
 def branch_slots(kept: Tensor, batch_size: int) -> Tensor:

@@ -17,7 +17,7 @@ def forward_on_cpu(qkv: Tensor) -> tuple[Tensor, Tensor]:
     if not kernel_takes(qkv):
         return forward_reference(qkv)
     B, N, _, H, D = qkv.shape
-    out, lse = torch.empty(B, N, H * D, dtype=qkv.dtype), torch.empty(B, H, N)
+    out, lse = torch.empty(B, N, H * D, dtype=qkv.dtype), torch.empty(B, H, N, dtype=torch.float32)
     _call(qkv, {"out": out, "lse": lse}, backward=False)
     return out, lse
 

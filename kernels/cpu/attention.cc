@@ -5,10 +5,12 @@
 // One product serves all: vdpbf16ps adds the products of pairs of bf16 to 16 sums, so the left matrix is read as pairs
 // along the summed dimension, each broadcast, and the right one is packed as pairs of that dimension, 16 columns wide.
 
-#include <immintrin.h>
-
 #include <cstdint>
 #include <cstdlib>
+
+#if defined(__x86_64__) && !defined(__clang__)
+#include <immintrin.h>
+#endif
 
 // Fields as the Structure of library.py has them. All contiguous: qkv [B, N, 3, H, D], out [B, N, H, D] and their
 // gradients in bf16, lse [B, H, N]: log2 of the sum of 2^score.
@@ -200,6 +202,7 @@ class Scratch {
  public:
   explicit Scratch(int64_t bytes) : memory_(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64))) {}
   ~Scratch() { std::free(memory_); }
+  bool is_there() const { return memory_ != nullptr; }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
@@ -351,20 +354,25 @@ void backward_head(const Attention& task, const Shape& shape, int64_t sample, in
   }
 }
 
-void run(const Attention& task, bool backward) {
+// Whether there was memory to work in.
+bool run(const Attention& task, bool backward) {
   const Shape shape(task);
   // the backward's parts, which are more than the forward's
   const int64_t bytes = 4 * (2 * shape.D / 2 * shape.width + shape.key_pairs * (3 * shape.D + shape.width) +
                              3 * kBlock * shape.width + 2 * shape.width + kBlock * shape.D) + 13 * 64;
-#pragma omp parallel num_threads(task.threads)
+  bool enough = true;
+#pragma omp parallel num_threads(task.threads) reduction(&& : enough)
   {
     Scratch memory(bytes);
+    enough = memory.is_there();
 #pragma omp for schedule(dynamic)
     for (int64_t head = 0; head < task.batch * task.heads; head++) {
+      if (!enough) continue;
       Scratch& scratch = memory.start();
       (backward ? backward_head : forward_head)(task, shape, head / task.heads, head % task.heads, scratch);
     }
   }
+  return enough;
 }
 
 }  // namespace
@@ -372,21 +380,24 @@ void run(const Attention& task, bool backward) {
 
 extern "C" {
 
+int64_t deit_fast_cpu_attention_bytes() { return sizeof(Attention); }
+
 int deit_fast_cpu_attention_runs() {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-void deit_fast_cpu_attention(const Attention* task, int backward) { run(*task, backward != 0); }
+int deit_fast_cpu_attention(const Attention* task, int backward) { return run(*task, backward != 0); }
 
 }  // extern "C"
 
 #else
 
 extern "C" {
+int64_t deit_fast_cpu_attention_bytes() { return sizeof(Attention); }
 int deit_fast_cpu_attention_runs() { return 0; }
-void deit_fast_cpu_attention(const Attention*, int) {}
+int deit_fast_cpu_attention(const Attention*, int) { return 0; }
 }  // extern "C"
 
 #endif

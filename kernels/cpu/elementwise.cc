@@ -107,12 +107,18 @@ const char* deit_fast_cpu_level_name(int level) { return levels().known[level]->
 
 int64_t deit_fast_cpu_blocks(int64_t rows) { return block_count(rows); }
 
-void deit_fast_cpu_gelu_bias(const GeluBias* task, int backward) {
+int64_t deit_fast_cpu_gelu_bias_bytes() { return sizeof(GeluBias); }
+
+int64_t deit_fast_cpu_add_norm_bytes() { return sizeof(AddNorm); }
+
+int deit_fast_cpu_gelu_bias(const GeluBias* task, int backward) {
   levels().known[task->level]->gelu(*task, backward != 0);
+  return 1;
 }
 
-void deit_fast_cpu_add_norm(const AddNorm* task, int backward) {
+int deit_fast_cpu_add_norm(const AddNorm* task, int backward) {
   levels().known[task->level]->add_norm(*task, backward != 0);
+  return 1;
 }
 
 }  // extern "C"

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from deit_fast.kernels.registration import say_once
+
 LIBRARY = "libdeit_fast_cpu.so"
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 """The number that the C interface knows each by."""
@@ -65,17 +67,37 @@ class AddNorm(ctypes.Structure):
     ]
 
 
+TASKS: dict[str, type[ctypes.Structure]] = {"attention": Attention, "gelu_bias": GeluBias, "add_norm": AddNorm}
+
+
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where the package was installed without them."""
+    """The compiled kernels; None where the package was installed without them, or they do not fit, which is said.
+
+    torch is imported before: the loops then run in its OpenMP's threads, not in others beside them.
+    """
     path = Path(__file__).with_name(LIBRARY)
     if not path.is_file():
         return None
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+        stale = [name for name in TASKS if _bytes_of(library, name) != ctypes.sizeof(TASKS[name])]
+    except (OSError, AttributeError) as error:
+        say_once(f"the compiled kernels {path} cannot be used ({error}); install the package again")
+        return None
+    if stale:
+        say_once(f"the compiled kernels {path} are those of another version; install the package again")
+        return None
     library.deit_fast_cpu_level_name.restype = ctypes.c_char_p
     library.deit_fast_cpu_blocks.restype = ctypes.c_int64
     library.deit_fast_cpu_blocks.argtypes = [ctypes.c_int64]
     return library
+
+
+def _bytes_of(library: ctypes.CDLL, task: str) -> int:
+    function = getattr(library, f"deit_fast_cpu_{task}_bytes")
+    function.restype = ctypes.c_int64
+    return int(function())
 
 
 @cache
@@ -114,7 +136,7 @@ def takes_vectors(*tensors: Tensor | None) -> bool:
 def call(name: str, task: ctypes.Structure, tensors: Mapping[str, Tensor | None], *, backward: bool) -> None:
     """Runs a kernel in torch's number of threads; tensors fill the fields of the same name, None leaves them null.
 
-    Inputs of other strides are copied first; outputs are contiguous.
+    Inputs of other strides are copied first; outputs are contiguous. MemoryError: none is left to work in.
     """
     library = load_library()
     assert library is not None
@@ -122,11 +144,12 @@ def call(name: str, task: ctypes.Structure, tensors: Mapping[str, Tensor | None]
     for field, tensor in in_rows.items():
         setattr(task, field, None if tensor is None else tensor.data_ptr())
     task.threads = torch.get_num_threads()
-    getattr(library, f"deit_fast_cpu_{name}")(ctypes.byref(task), int(backward))
+    if not getattr(library, f"deit_fast_cpu_{name}")(ctypes.byref(task), int(backward)):
+        raise MemoryError(f"{name} found no memory to work in")
 
 
 def partial_sums(rows: int, *shape: int) -> Tensor:
     """fp32 [blocks, *shape]: a kernel's sums over the rows of each block, to be added afterwards."""
     library = load_library()
     assert library is not None
-    return torch.empty(library.deit_fast_cpu_blocks(rows), *shape)
+    return torch.empty(library.deit_fast_cpu_blocks(rows), *shape, dtype=torch.float32)

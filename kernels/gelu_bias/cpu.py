@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,5 +35,5 @@ def backward_on_cpu(grad_y: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Te
 def _task(x: Tensor) -> library.GeluBias:
     width = x.shape[-1]
     return library.GeluBias(
-        rows=x.numel() // width, width=width, dtype=library.DTYPES[x.dtype], level=library.best_level()
+        rows=math.prod(x.shape[:-1]), width=width, dtype=library.DTYPES[x.dtype], level=library.best_level()
     )
