@@ -24,7 +24,7 @@ for folder in MAPPED:
 CPU_KERNELS = Extension(
     "deit_fast.kernels.cpu.libdeit_fast_cpu",
     sources=["kernels/cpu/elementwise.cc", "kernels/cpu/attention.cc"],
-    depends=["kernels/cpu/loops.h"],
+    depends=["kernels/cpu/loops.h", "kernels/cpu/bf16_products.h"],
     extra_compile_args=[
         *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"),
         *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),  # GCC 12's own AVX-512 header
