@@ -81,18 +81,24 @@ def timeline(record: dict[str, Any]) -> Spec:
             for span, at, end in step["spans"]:
                 values.append(_piece(f"{name}, beside", span, step["step"], begin + at, begin + end))
             begin += step["total_ms"]
+    encoding = {
+        "y": {"field": "lane", "type": "nominal", "title": None},
+        "x": number("begin", "ms"),
+        "x2": {"field": "end"},
+        "color": GROUP_COLOUR,
+        "tooltip": [{"field": "step"}, {"field": "phase"}, number("ms", "ms", format=".3f")],
+    }
+    return lanes(values, encoding)
+
+
+def lanes(values: list[dict[str, Any]], encoding: Spec) -> Spec:
+    """Bars in lanes, whose x axis can be zoomed."""
     return {
         "data": {"values": values},
         "height": {"step": LANE_PX},
         "params": zoom("x"),
         "mark": {"type": "bar", "clip": True},
-        "encoding": {
-            "y": {"field": "lane", "type": "nominal", "title": None},
-            "x": number("begin", "ms"),
-            "x2": {"field": "end"},
-            "color": GROUP_COLOUR,
-            "tooltip": [{"field": "step"}, {"field": "phase"}, number("ms", "ms", format=".3f")],
-        },
+        "encoding": encoding,
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from deit_fast.page.plots import Spec, zoom
 from deit_fast.page.theme import CARD, MUTED, SERIES
 
-from .phase_figures import BAR_PX, COLOURS, LANE_PX, number
+from .phase_figures import BAR_PX, COLOURS, lanes, number
 
 MEANINGS = {
     "ExternalSource": "draws on the host",
@@ -37,24 +37,20 @@ def loader_waterfall(record: dict[str, Any]) -> Spec:
             {**row, "what": meaning(row["operator"]), "begin": before, "end": row["total_cpu_ms"], "order": i}
         )
         before = row["total_cpu_ms"]
-    return {
-        "data": {"values": values},
-        "height": {"step": LANE_PX},
-        "params": zoom("x"),
-        "mark": {"type": "bar", "clip": True, "color": SERIES[COLOURS["data"]]},
-        "encoding": {
-            "y": {
-                "field": "what",
-                "type": "nominal",
-                "title": None,
-                "sort": {"field": "order"},
-                "axis": {"labelLimit": 260},
-            },
-            "x": number("begin", "CPU-ms an image"),
-            "x2": {"field": "end"},
-            "tooltip": [{"field": "operator"}, number("cpu_ms", "adds CPU-ms", format=".3f")],
+    encoding = {
+        "y": {
+            "field": "what",
+            "type": "nominal",
+            "title": None,
+            "sort": {"field": "order"},
+            "axis": {"labelLimit": 260},
         },
+        "x": number("begin", "CPU-ms an image"),
+        "x2": {"field": "end"},
+        "tooltip": [{"field": "operator"}, number("cpu_ms", "adds CPU-ms", format=".3f")],
+        "color": {"value": SERIES[COLOURS["data"]]},
     }
+    return lanes(values, encoding)
 
 
 def module_bars(record: dict[str, Any]) -> Spec:
@@ -65,23 +61,18 @@ def module_bars(record: dict[str, Any]) -> Spec:
         if row["share"] >= 0.002
         for direction in ("forward", "backward")
     ]
-    return {
-        "data": {"values": values},
-        "height": {"step": LANE_PX},
-        "params": zoom("x"),
-        "mark": {"type": "bar", "clip": True},
-        "encoding": {
-            "y": {"field": "module", "type": "nominal", "title": None, "sort": None},
-            "x": number("ms", "ms a step", stack="zero"),
-            "color": {
-                "field": "direction",
-                "type": "nominal",
-                "title": None,
-                "scale": {"domain": ["forward", "backward"], "range": [SERIES[0], SERIES[2]]},
-            },
-            "tooltip": [{"field": "module"}, {"field": "direction"}, number("ms", "ms", format=".3f")],
+    encoding = {
+        "y": {"field": "module", "type": "nominal", "title": None, "sort": None},
+        "x": number("ms", "ms a step", stack="zero"),
+        "color": {
+            "field": "direction",
+            "type": "nominal",
+            "title": None,
+            "scale": {"domain": ["forward", "backward"], "range": [SERIES[0], SERIES[2]]},
         },
+        "tooltip": [{"field": "module"}, {"field": "direction"}, number("ms", "ms", format=".3f")],
     }
+    return lanes(values, encoding)
 
 
 def roofline(record: dict[str, Any]) -> Spec:
