@@ -12,12 +12,21 @@ import pytest
 import torch
 
 from deit_fast import apex
+from deit_fast.bench_records import read_records
 from deit_fast.config import Config, DistillConfig
 from deit_fast.config_rules import check_config
 from deit_fast.distributed import Ranks
-from deit_fast.host import cores_wanted, host_warnings, numa_nodes, parse_cpu_list, share_of_cores
+from deit_fast.host import (
+    LOADER_CPU_MS_PER_IMAGE,
+    cores_wanted,
+    host_warnings,
+    numa_nodes,
+    parse_cpu_list,
+    share_of_cores,
+)
 from deit_fast.memory import is_out_of_memory
 from deit_fast.model import create_student
+from deit_fast.planning.command import FULL_RECIPE, OURS
 from deit_fast.planning.costs import count_student
 from deit_fast.planning.memory_plan import plan_memory
 from deit_fast.planning.out_of_memory import advise_on, smaller_batches
@@ -65,7 +74,13 @@ def test_limits_that_are_too_small_are_said():
     (line,) = host_warnings(1024, Path("/"))
     assert "only 1024 files" in line
     assert "nofile" in line
-    assert cores_wanted(4700) * 8 == pytest.approx(52.6, abs=0.1)
+
+
+def test_the_cores_wanted_are_those_of_the_kept_rows():
+    (record,) = read_records(Path(__file__).parents[1] / "benchmarks/results/loader.jsonl")
+    measured = {row["name"]: row["cpu_ms_per_image"] for row in record["rows"] if row["workload"] == FULL_RECIPE}
+    assert pytest.approx(measured[f"{OURS} native"], rel=0.05) == LOADER_CPU_MS_PER_IMAGE
+    assert cores_wanted(4700) * 8 == pytest.approx(37.6, abs=0.1)
 
 
 def config(batch=128, accumulate=1, **optim):

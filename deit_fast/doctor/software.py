@@ -1,4 +1,4 @@
-"""Optional parts: apex, native operators, what was tuned, first weights and the teacher's."""
+"""Optional parts: apex, native operators, fused kernels, what was tuned, first weights and the teacher's."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import torch
 from deit_fast.apex import explain, find_apex
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.native import plugin
+from deit_fast.kernels.choice import TUNABLE, has_kernel
+from deit_fast.kernels.cpu import library
+from deit_fast.kernels.registration import why_not_on
 from deit_fast.tuned import TunedFileError, find_tuned
 
 from .finding import Finding
 
 
 def check_software(config: Config, device: torch.device) -> list[Finding]:
-    """apex, native operators, tuned file, first weights, teacher."""
+    """apex, native operators, kernels, tuned file, first weights, teacher."""
     return [
         check_apex(),
         check_native(device),
+        check_kernels(device),
         check_tuned(config, device),
         *check_first_weights(config),
         *check_teacher(config),
@@ -39,6 +43,19 @@ def check_native(device: torch.device) -> Finding:
     if plugin.is_available() or device.type == "cuda":
         return Finding("native operators", "ok" if plugin.is_available() else "note", text)
     return Finding("native operators", "warning", text, plugin.REBUILD)
+
+
+def check_kernels(device: torch.device) -> Finding:
+    """Those in bf16 that `runtime.kernels` and `runtime.attention triton` would run here; plain torch does the rest."""
+    found = ", ".join(name for name in TUNABLE if has_kernel(name, device, torch.bfloat16))
+    if device.type == "cuda":
+        why_not = why_not_on(device)
+        text = f"plain torch is used on {why_not}" if why_not else f"Triton's: {found}"
+    elif found:
+        text = f"compiled for this CPU, {library.levels()[-1]} instructions: {found}"
+    else:
+        text = "none are compiled, so plain torch is used; they are where deit-fast is installed with a C++ compiler"
+    return Finding("kernels", "ok" if found else "note", text)
 
 
 def check_tuned(config: Config, device: torch.device) -> Finding:
