@@ -6,6 +6,8 @@ They hold for one version of Triton: another compiles the same source to other c
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ def measure(case: Case, architecture: int) -> Row:
         "store_bytes": max(found.store),
         "narrow_loads": sum(count for width, count in found.load.items() if width < WIDE_BYTES),
         "narrow_stores": sum(count for width, count in found.store.items() if width < WIDE_BYTES),
+        "source": source_hash(case, architecture),
     }
     if found.mma_instructions:
         row["mma_instructions"] = found.mma_instructions
@@ -48,6 +51,16 @@ def measure(case: Case, architecture: int) -> Row:
         done = mma_flops(opcodes, launch.num_warps) * math.prod(launch.grid) / case.branches
         row["mma_over_ideal"] = round(done / case.flops, 3)
     return row
+
+
+def source_hash(case: Case, architecture: int) -> str:
+    """Of all that a row follows from, except Triton's version: the kernel's source and how it is launched."""
+    from .resources import source_of
+
+    launch = case.launch(architecture)
+    options = architecture, launch.num_warps, launch.num_stages
+    counted = launch.grid, case.trips(launch), case.branches, case.flops
+    return hashlib.sha256(f"{source_of(launch).hash()} {options} {counted}".encode()).hexdigest()[:12]
 
 
 def worse(row: Row, budget: Row) -> list[str]:
@@ -75,6 +88,6 @@ def write_budget(rows: dict[str, dict[str, Row]], triton_version: str, path: Pat
     for architecture, cases in rows.items():
         lines.append(f"  {architecture}:")
         for name, row in cases.items():
-            pairs = ", ".join(f"{key}: {value}" for key, value in row.items())
+            pairs = ", ".join(f"{key}: {json.dumps(value)}" for key, value in row.items())
             lines.append(f"    {name}: {{{pairs}}}")
     path.write_text("\n".join(lines) + "\n")

@@ -58,7 +58,13 @@ class Resources:
 
 
 def compile_ahead(launch: Launch, architecture: int) -> Any:
-    """Triton's compiled kernel, for the argument types and alignments that the launcher would have given on a GPU."""
+    """Triton's compiled kernel."""
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return triton.compile(source_of(launch), target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+def source_of(launch: Launch) -> ASTSource:
+    """What Triton compiles, for the argument types and alignments that the launcher would have given on a GPU."""
     names = launch.kernel.arg_names
     runtime = [name for name in names if name not in launch.constants]
     assert len(runtime) == len(launch.arguments), f"{launch.name}: {len(runtime)} arguments expected"
@@ -72,9 +78,7 @@ def compile_ahead(launch: Launch, architecture: int) -> Any:
         signature[name] = _type_name(value)
         if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, attributes)
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return ASTSource(launch.kernel, signature, constants, attributes)
 
 
 def _type_name(value: Any) -> str:

@@ -8,7 +8,7 @@ import triton
 
 from deit_fast.benchmarks.kernel_resources import budget_markdown
 from deit_fast.kernels.attention import triton as attention
-from deit_fast.kernels.budget import ARCHITECTURES, measure, read_budget, worse
+from deit_fast.kernels.budget import ARCHITECTURES, measure, read_budget, source_hash, worse
 from deit_fast.kernels.cases import all_cases
 
 CASES = {case.name: case for case in all_cases()}
@@ -30,6 +30,29 @@ def check(name, architecture):
 @pytest.mark.parametrize("name", FEW)
 def test_within_budget_on_an_a100(name):
     check(name, 80)
+
+
+@this_triton
+@pytest.mark.parametrize("name", CASES)
+def test_what_changed_is_within_budget(name):
+    """A row holds as long as the source is the one it was read from; the others are compiled."""
+    for architecture in ARCHITECTURES:
+        if source_hash(CASES[name], architecture) != BUDGET["rows"][f"sm_{architecture}"][name]["source"]:
+            check(name, architecture)
+
+
+@this_triton
+def test_a_change_of_source_or_launch_is_seen(monkeypatch):
+    case = CASES["attention_backward/198/bf16"]
+    kept = source_hash(case, 80)
+    assert kept != source_hash(case, 90)
+    with monkeypatch.context() as changed:
+        changed.setattr(attention, "_backward_short_tiles", lambda _qkv: attention.Tiles(64, 8, 1))
+        assert source_hash(case, 80) != kept
+    with monkeypatch.context() as changed:
+        changed.setattr(case.launch(80).kernel, "hash", "another source")
+        assert source_hash(case, 80) != kept
+    assert source_hash(case, 80) == kept
 
 
 @pytest.mark.slow
