@@ -96,7 +96,7 @@ def build_row(
 
 
 def row_text(row: LogRow, epochs: int, devices: int) -> str:
-    """The row for people, on one line."""
+    """The row for people, on one line; days are those of 300 epochs of ImageNet-1k, whatever is trained on."""
     text = f"epoch {row.epoch + 1}/{epochs}  loss {row.loss:.3f}"
     if row.distillation_loss is not None:
         text += f" (labels {row.label_loss:.3f} + teacher {row.distillation_loss:.3f})"
@@ -115,7 +115,7 @@ def row_text(row: LogRow, epochs: int, devices: int) -> str:
         text += f"  replaced {row.replaced_views} views of bad images"
     if row.skipped_steps:
         text += f"  skipped steps {row.skipped_steps}"
-    return f"{text}  {row.projected_days:,.1f} days of {BUDGET_DAYS:g}"
+    return f"{text}  ImageNet: {row.projected_days:,.1f} days of {BUDGET_DAYS:g}"
 
 
 class RunLog:

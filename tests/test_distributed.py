@@ -53,7 +53,7 @@ def test_four_ranks_with_accumulation_train_what_one_trains(few_digits, tmp_path
 
 GRADIENTS = """
 import sys, torch
-from test_trainer import config
+from small_runs import config
 from deit_fast.distributed import process_group
 from deit_fast.trainer import Trainer
 with process_group("cpu") as ranks:
@@ -133,6 +133,7 @@ def test_two_ranks_train_what_one_trains(few_digits, tmp_path):
         assert (value - two["model"][name]).abs().mean() < 1e-5, name
 
 
+@pytest.mark.slow  # its twin is test_faults.py's signal to one rank
 def test_a_stop_signal_saves_once_and_all_ranks_leave(few_digits, tmp_path):
     command = [*TORCHRUN, *arguments(few_digits, tmp_path / "run", 16, "--schedule.epochs=2000")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})

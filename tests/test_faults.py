@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
+from small_runs import ALONE, assert_same, config, saved, stop_at
 from test_distributed import TORCHRUN, arguments
-from test_trainer import ALONE, assert_same, config, saved, stop_at
 
 from deit_fast.checkpoint import load_checkpoint, newest_checkpoint, newest_readable_checkpoint
 from deit_fast.interrupt import StopRequest, StopVote

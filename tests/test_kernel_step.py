@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_runs import ALONE, config
 from test_step import WaitsForTheDevice
-from test_trainer import ALONE, config
 from tiny_step import build_tiny_step, tiny_batch
 
 from deit_fast.config import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import ALONE, assert_same, config, saved
+from small_runs import ALONE, assert_same, config, saved
 
 from deit_fast.cli import main
 from deit_fast.config import Config, DataConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import ALONE, config
+from small_runs import ALONE, config
 
 from deit_fast.ask_teacher import build_ask
 from deit_fast.dali_pipelines.loader import Batch, TrainLoader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pages import opened
-from test_trainer import STEPS_PER_EPOCH
+from small_runs import STEPS_PER_EPOCH
 
 from deit_fast.cli import main
 from deit_fast.profile.advice import advise

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_runs import ALONE, config
 from test_profile import LENGTHS, SMALL
-from test_trainer import ALONE, config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from deit_fast.memory import DeviceMemory

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from test_trainer import ALONE, config
+from small_runs import ALONE, config
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_trainer import ALONE, config, rows, spoil, stop_at
+from small_runs import ALONE, config, rows, spoil, stop_at
 
 from deit_fast.memory import DeviceMemory
 from deit_fast.metrics import EpochSums, JsonLines

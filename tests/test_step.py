@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from test_trainer import ALONE, config
+from small_runs import ALONE, config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deit_fast.fold_batch_norm import fold_batch_norms

@@ -1,40 +1,14 @@
 """Whole runs on real images: learning, resuming bit for bit, stopping, saving."""
 
-import json
 import math
-import os
-import signal
+from itertools import product
 
 import pytest
 import torch
 import yaml
+from small_runs import ALONE, STEPS_PER_EPOCH, assert_same, config, rows, saved, stop_at
 
-from deit_fast.config_file import add_config_arguments, config_parser, parse_config
-from deit_fast.distributed import Ranks
-from deit_fast.optim import parameter_groups, scaled_lr
 from deit_fast.trainer import Trainer, next_border
-
-ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
-STEPS_PER_EPOCH = 3  # 100 digits in batches of 32
-
-
-def config(data, folder, *arguments, recipe="demo_student_distilled", teacher=None):
-    options = {
-        "data.path": data,
-        "checkpoint.dir": folder,
-        "schedule.epochs": 2,
-        "schedule.warmup_epochs": 1,
-        "runtime.batch_size_per_device": 32,
-        "mix.group_size": 16,
-        "eval.every_epochs": 1,
-        "model.drop_path_rate": 0.1,
-    }
-    if teacher:
-        options |= {"distill.teacher": "resnet10t", "distill.teacher_checkpoint": teacher}
-    flat = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    parser = config_parser("test", "test")
-    add_config_arguments(parser)
-    return parse_config(parser, ["--config", recipe, *flat, *arguments])[0]
 
 
 @pytest.fixture
@@ -42,42 +16,6 @@ def distilled(few_digits, tmp_path, teacher_checkpoint):
     return lambda *arguments, folder="run": config(
         few_digits, tmp_path / folder, *arguments, teacher=teacher_checkpoint
     )
-
-
-def stop_at(trainer, step):
-    """Sends this process a real SIGTERM while it computes the given step of the run."""
-    mix = trainer.train_step.mix
-
-    def wrapped(batch, number, groups):
-        if number == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return mix(batch, number, groups)
-
-    trainer.train_step.mix = wrapped
-
-
-def saved(outcome):
-    return torch.load(outcome.checkpoint, weights_only=True)
-
-
-def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same(one, other):
-    """Every tensor and number of two checkpoints, but for timings and places."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one.keys() - {"config", "seconds", "data_wait_seconds"}:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for mine, theirs in zip(one, other, strict=True):
-            assert_same(mine, theirs)
-    else:
-        assert one == other
 
 
 @pytest.mark.parametrize("stop", [1, STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH + 1])
@@ -144,8 +82,14 @@ def test_a_run_writes_what_it_was(distilled, tmp_path):
     assert outcome.scores.as_dict() == last["val"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["none", "soft", "hard"])
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [
+        *product(["fp32", "bf16"], ["none", "soft", "hard"]),
+        ("fp16", "none"),
+        *(pytest.param("fp16", kind, marks=pytest.mark.slow) for kind in ("soft", "hard")),  # convolutions, on a CPU
+    ],
+)
 def test_every_precision_and_distillation_trains(few_digits, tmp_path, teacher_checkpoint, precision, kind):
     arguments = ["--runtime.precision", precision, "--distill.kind", kind, "--schedule.epochs", "1"]
     recipe = "demo_student" if kind == "none" else "demo_student_distilled"
@@ -200,99 +144,6 @@ def test_it_learns(digits, tmp_path):
     assert outcome.scores.top1["dist"] is None
 
 
-def spoil(trainer, *steps):
-    """Puts a pixel that is not a number into one image of the given steps."""
-    mix = trainer.train_step.mix
-
-    def wrapped(batch, number, groups):
-        if number in steps:
-            images = batch.images.clone()
-            images[3, 0, 5, 5] = float("nan")
-            batch = batch._replace(images=images)
-        return mix(batch, number, groups)
-
-    trainer.train_step.mix = wrapped
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
-def test_a_step_that_is_not_finite_is_skipped_counted_and_named(few_digits, tmp_path, precision, optimizer):
-    run = config(
-        few_digits, tmp_path / "run", "--runtime.precision", precision, "--optim.name", optimizer,
-        "--schedule.epochs", "1", recipe="demo_student",
-    )  # fmt: skip
-    trainer = Trainer(run, ALONE)
-    spoil(trainer, 1)
-    outcome = trainer.fit()
-    state = saved(outcome)
-    assert all(torch.isfinite(value).all() for value in state["model"].values())
-    (line,) = [json.loads(text) for text in (tmp_path / "run" / "skipped_steps_rank0.jsonl").read_text().splitlines()]
-    assert (line["step"], line["loss"]) == (1, "nan")
-    assert line["views"] == trainer.sampler.views(1).tolist()
-    assert line["images"][0].endswith(".jpg")
-    (row,) = rows(tmp_path / "run")
-    assert row["skipped_steps"] == 1
-    assert math.isfinite(row["loss"])
-    steps = {int(entry["step"]) for entry in state["optimizer"]["state"].values()}
-    assert steps == {2}  # of three steps one left the optimizer's state as it was
-
-
-def test_an_infinite_loss_with_finite_gradients_is_skipped_too(few_digits, tmp_path):
-    run = config(few_digits, tmp_path / "run", "--schedule.epochs", "1", recipe="demo_student")
-    trainer, calls = Trainer(run, ALONE), []
-    loss = trainer.train_step.loss
-
-    def infinite_once(*arguments):
-        parts = loss(*arguments)
-        calls.append(parts)
-        return parts._replace(total=parts.total + float("inf")) if len(calls) == 2 else parts
-
-    trainer.train_step.loss = infinite_once
-    state = saved(trainer.fit())
-    (line,) = [json.loads(text) for text in (tmp_path / "run" / "skipped_steps_rank0.jsonl").read_text().splitlines()]
-    assert (line["step"], line["loss"]) == (1, "inf")
-    assert {int(entry["step"]) for entry in state["optimizer"]["state"].values()} == {2}
-
-
-class AsApex(torch.optim.AdamW):
-    """With what the trainer meets in NVIDIA's FusedAdam and FusedLAMB (apex at 6424da3): `zero_grad` and `step` take
-    nothing, the number of steps stands in the group, and a step cannot be skipped on the device."""
-
-    def __init__(self, groups, lr, eps):
-        super().__init__(groups, lr=lr, eps=eps, fused=False, foreach=True)
-        assert not getattr(self, "_step_supports_amp_scaling", False)
-
-    def zero_grad(self):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-
-    def step(self):
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-        super().step()
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_optimizer_of_apex_trains_skips_and_resumes(few_digits, tmp_path, monkeypatch, precision):
-    def build(model, optim, *, global_batch_size):
-        return AsApex(parameter_groups(model, optim), lr=scaled_lr(optim, global_batch_size), eps=1e-8)
-
-    monkeypatch.setattr("deit_fast.run_state.build_optimizer", build)
-    arguments = ("--runtime.precision", precision)
-    whole = Trainer(config(few_digits, tmp_path / "run", *arguments, recipe="demo_student"), ALONE)
-    first = Trainer(config(few_digits, tmp_path / "broken", *arguments, recipe="demo_student"), ALONE)
-    resumed = ("--checkpoint.resume", "auto")
-    for trainer in (whole, first):
-        spoil(trainer, 1)
-    stop_at(first, 3)
-    assert first.fit().step == 4
-    ended = Trainer(config(few_digits, tmp_path / "broken", *arguments, *resumed, recipe="demo_student"), ALONE).fit()
-    state = saved(whole.fit())
-    assert_same(state, saved(ended))
-    assert [group["step"] for group in state["optimizer"]["param_groups"]] == [5, 5]  # of six
-
-
 def test_out_of_memory_is_one_line(few_digits, tmp_path):
     """An allocation that fails for real, in the second step."""
     trainer = Trainer(config(few_digits, tmp_path / "run", recipe="demo_student"), ALONE)
@@ -301,15 +152,6 @@ def test_out_of_memory_is_one_line(few_digits, tmp_path):
     with pytest.raises(RuntimeError, match=r"batch_size_per_device 32; 16 may fit .*accumulate_steps 2 ") as error:
         trainer.fit()
     assert "\n" not in str(error.value)
-
-
-def test_too_many_such_steps_stop_the_run_and_keep_the_last_save(few_digits, tmp_path):
-    arguments = ("--optim.max_skipped_steps", "1", "--runtime.log_every_steps", "1")
-    trainer = Trainer(config(few_digits, tmp_path / "run", *arguments, recipe="demo_student"), ALONE)
-    spoil(trainer, 3, 4, 5)
-    with pytest.raises(RuntimeError, match=r"2 steps of epoch 2 .*optim.max_skipped_steps 1.*runtime.precision fp32"):
-        trainer.fit()
-    assert [path.name for path in (tmp_path / "run").glob("step*.pt")] == ["step_000000003.pt"]
 
 
 def test_changed_settings_refuse_to_resume(distilled):

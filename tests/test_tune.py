@@ -1,42 +1,26 @@
 """`deit-fast tune`: wrong candidates are never chosen, slower ones neither; cut runs go on; train uses the file."""
 
-import math
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 import yaml
+from small_runs import ALONE, MINI
 
 from deit_fast.benchmarks.timing import Timing
 from deit_fast.benchmarks.tune import questions as asked
 from deit_fast.benchmarks.tune.answer import Tried, choose, judge
 from deit_fast.benchmarks.tune.journal import ENDED, Journal
-from deit_fast.benchmarks.tune.loader_workload import BATCHES_IN_A_TURN, LoaderWorkload
 from deit_fast.benchmarks.tune.question import Candidate, CandidateError, Question
 from deit_fast.benchmarks.tune.search import Search
-from deit_fast.benchmarks.tune.step_workload import StepWorkload, with_batch_size
-from deit_fast.benchmarks.tune.teacher_workload import TeacherWorkload
 from deit_fast.cli import main
-from deit_fast.config import AugmentConfig, Config, DataConfig, DistillConfig, ModelConfig
-from deit_fast.distributed import Ranks
-from deit_fast.kernels.attention import op as attention_op
-from deit_fast.kernels.attention.reference import attention_reference
+from deit_fast.config import Config, DataConfig, ModelConfig
 from deit_fast.kernels.cpu import library
-from deit_fast.model import create_student
-from deit_fast.open_images import open_images
 from deit_fast.tuned import apply_tuned, read_tuned, tuned_path, with_values
-from deit_fast.utilisation import forward_flops
-
-CPU = Ranks(0, 1, 0, 1, torch.device("cpu"))
-MINI = Config(
-    model=ModelConfig(name="deit_mini_distilled_patch8_32", image_size_px=32),
-    distill=DistillConfig(kind="hard", teacher="resnet10t"),
-)
 
 
 class Costs:
@@ -74,7 +58,7 @@ def run(path, questions, workload=None, config=None, seconds=60.0, again=False, 
     names = [question.name for question in questions] if again else []
     journal = Journal(path, {"device": "mine"}, measured_with or {}, names)
     workloads = {"sleep": workload or Costs()}
-    search = Search(config or Config(), CPU, workloads, journal, time.monotonic() + seconds, lines.append)
+    search = Search(config or Config(), ALONE, workloads, journal, time.monotonic() + seconds, lines.append)
     chosen = search.run(questions)
     return chosen, journal, lines
 
@@ -244,10 +228,10 @@ def test_questions_on_a_cpu_and_on_a_gpu(monkeypatch, compiled_kernels):
     monkeypatch.setattr(library, "runs_attention", lambda: compiled_kernels)
     names = {question.name: question for question in asked.QUESTIONS}
     assert len(names) == len(asked.QUESTIONS)
-    gpu = replace(CPU, device=torch.device("cuda", 0))
+    gpu = replace(ALONE, device=torch.device("cuda", 0))
     compiled = with_values(MINI, {"runtime.compile": True, "runtime.precision": "bf16"})
     found = {
-        name: [[candidate.name for candidate in question.candidates(compiled, ranks)] for ranks in (CPU, gpu)]
+        name: [[candidate.name for candidate in question.candidates(compiled, ranks)] for ranks in (ALONE, gpu)]
         for name, question in names.items()
         if name != "precision"  # asks the device, which need not be here
     }
@@ -266,77 +250,6 @@ def test_questions_on_a_cpu_and_on_a_gpu(monkeypatch, compiled_kernels):
     assert third.values == {"runtime.kernels": "batch_prep,add_norm,gelu_bias"}
 
 
-def broken_attention(qkv, factor):
-    return factor * attention_reference(qkv)
-
-
-@pytest.mark.parametrize(("factor", "told"), [(1.5, "gradients are off by"), (math.inf, "not finite")])
-def test_a_wrong_attention_is_found_by_its_gradients(monkeypatch, factor, told):
-    workload = StepWorkload(CPU, 1000)
-    fp32 = with_values(MINI, {"runtime.precision": "fp32"})
-    right = with_values(fp32, {"runtime.attention": "sdpa"})
-    assert workload.check(right) < 1e-4
-    monkeypatch.setitem(attention_op.BACKENDS, "sdpa_flash", partial(broken_attention, factor=factor))
-    with pytest.raises(CandidateError, match=told):
-        workload.check(with_values(fp32, {"runtime.attention": "sdpa_flash"}))
-    assert 1e-4 < workload.check(with_values(MINI, {"runtime.precision": "bf16"})) < 0.1
-
-
-@pytest.mark.parametrize(("erase_probability", "dtype"), [(0.0, torch.uint8), (0.25, torch.float32)])
-def test_the_step_takes_what_the_loader_gives_it(erase_probability, dtype):
-    """Bytes where a kernel normalises them; the plain step that it is checked against sees the same images."""
-    config = with_values(with_batch_size(MINI, 8), {"runtime.precision": "fp32", "runtime.kernels": "batch_prep"})
-    config = replace(config, augment=AugmentConfig(erase_probability=erase_probability))
-    workload = StepWorkload(CPU, 1000)
-    assert workload.build(config)[1].images.dtype == dtype
-    assert workload.check(config) < 1e-4
-
-
-@pytest.mark.parametrize("backend", ["sdpa_flash", "sdpa_cudnn", "triton"])
-def test_what_may_be_chosen_can_be_counted(backend):
-    """A run whose attention was tuned counts its arithmetic on the meta device, as any other does."""
-    counted = [
-        forward_flops(create_student("deit_mini_patch8_32", num_classes=10, image_size_px=32, drop_path_rate=0.0,
-                                     attention=name), 32)
-        for name in ("sdpa", backend)
-    ]  # fmt: skip
-    assert counted[0] == counted[1] > 0
-
-
-def test_a_wrong_teacher_is_found_by_its_logits(monkeypatch):
-    workload = TeacherWorkload(CPU, 1000)
-    fp32 = with_values(MINI, {"runtime.precision": "fp32"})
-    for layout in ("channels_last", "contiguous"):
-        assert workload.check(with_values(fp32, {"runtime.teacher_layout": layout})) < 1e-3
-    assert 1e-4 < workload.check(with_values(fp32, {"runtime.teacher_precision": "bf16"})) < 0.1
-    mixed = {"runtime.precision": "bf16", "runtime.teacher_precision": "fp32"}
-    assert workload.check(with_values(MINI, mixed)) < 1e-3
-
-    def spoil(model, _size):
-        next(model.parameters()).data.mul_(1.1)
-
-    monkeypatch.setattr("deit_fast.teacher.fold_batch_norms", spoil)
-    with pytest.raises(CandidateError, match="logits are off by"):
-        workload.check(fp32)
-
-
-def test_a_loader_that_shows_others_is_found(few_digits):
-    config = replace(with_values(MINI, {"runtime.precision": "fp32"}), data=DataConfig(path=str(few_digits)))
-    workload = LoaderWorkload(CPU, open_images(config.data, "train"), StepWorkload(CPU, 1000))
-    assert workload.check(with_values(config, {"data.num_threads": 2, "data.prefetch": 4})) < 0.05
-    with pytest.raises(CandidateError, match="other images"):
-        workload.check(with_values(config, {"runtime.seed": 1}))
-    with pytest.raises(CandidateError, match="pixels differ"):
-        workload.check(replace(config, augment=replace(config.augment, flip_probability=1.0)))
-
-
-def test_turns_of_a_loader_take_whole_batches(few_digits):
-    config = replace(with_batch_size(MINI, 8), data=DataConfig(path=str(few_digits), num_threads=1))
-    workload = LoaderWorkload(CPU, open_images(config.data, "train"), StepWorkload(CPU, 1000))
-    repeat = workload.ready(config)
-    assert [repeat(count)()() for count in (1, 2)] == [8 * BATCHES_IN_A_TURN, 2 * 8 * BATCHES_IN_A_TURN]
-
-
 def test_the_command_writes_what_train_takes_over(few_digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("deit_fast.benchmarks.tune.search.SECONDS_OF_A_TURN", 0.0)
@@ -345,11 +258,11 @@ def test_the_command_writes_what_train_takes_over(few_digits, tmp_path, monkeypa
     assert main(["tune", *arguments, "--minutes", "10", "--only", "precision"]) == 0
     out = capsys.readouterr().out
     config = Config(model=ModelConfig(name="deit_mini_patch8_32", image_size_px=32))
-    path = tuned_path(config, CPU.device)
+    path = tuned_path(config, ALONE.device)
     assert str(path) in out
     chosen = read_tuned(path).chosen
     assert set(chosen) == {"runtime.precision"}
-    assert apply_tuned(config, CPU.device) == with_values(config, chosen)
+    assert apply_tuned(config, ALONE.device) == with_values(config, chosen)
     assert [row["error"] is not None for row in yaml.safe_load(path.read_text())["questions"][0]["candidates"]] == [
         True
     ] * 2
