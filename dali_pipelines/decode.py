@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from nvidia.dali import fn, types
+from nvidia.dali import Pipeline, fn, types
 
 from .image_set import Feeds
 from .operations import Node
 
 HARDWARE_DECODER_SHARE = 0.9
 """Of the images, where a GPU has a decoder of its own (A100, H100, B200); not measured, `deit-fast tune` does."""
-MIXED_DECODER_HINTS = {
-    "preallocate_width_hint": 5980,
-    "preallocate_height_hint": 6430,
-    "device_memory_padding": 211025920,
-    "host_memory_padding": 140544512,
-}
-"""Room for ImageNet's largest image, so that memory does not grow in steps: the figures of NVIDIA's ResNet-50 for DALI
-(DeepLearningExamples, PyTorch/Classification/ConvNets)."""
+RESERVED_DEVICE_BYTES, RESERVED_HOST_BYTES = 4 * 211025920, 4 * 140544512
+"""Of a GPU's decoder, over all threads, so that memory hardly grows in steps: what NVIDIA's ResNet-50 for DALI reserves
+with its four (DeepLearningExamples, PyTorch/Classification/ConvNets). Of the host's, DALI takes two."""
 
 
 def read(fed: Node, feeds: Feeds) -> Node:
@@ -32,10 +27,24 @@ def decode_device(device: str, decoder: str) -> str:
     return "mixed" if device == "gpu" and decoder in ("auto", "gpu") else "cpu"
 
 
-def decode(encoded: Node, device: str, hardware_share: float = HARDWARE_DECODER_SHARE, **region: Node) -> Node:
+def memory_hints(num_threads: int) -> dict[str, int]:
+    """Room for ImageNet's largest image in the decoder's hardware, and for each of the pipeline's threads its share."""
+    threads = max(4, num_threads)
+    return {
+        "preallocate_width_hint": 5980,
+        "preallocate_height_hint": 6430,
+        "device_memory_padding": RESERVED_DEVICE_BYTES // threads,
+        "host_memory_padding": RESERVED_HOST_BYTES // threads,
+    }
+
+
+def decode(
+    encoded: Node, device: str, hardware_share: float = HARDWARE_DECODER_SHARE, *, reserve: bool = True, **region: Node
+) -> Node:
     """RGB HWC uint8 as Pillow decodes it: no rotation by EXIF, smooth chroma; `region`: start and shape of a crop.
 
-    hardware_share: of the batch, for the decoder of a GPU that has one; on the CPU without effect.
+    hardware_share: of the batch, for the decoder of a GPU that has one; reserve: memory of a GPU's decoder, once, at
+    the start. On the CPU both have no effect.
 
     A whole image is decoded as a region too: DALI 2.4's `decoders.image` dies (SIGSEGV) of a bad image in a batch
     of dozens; the decoder of regions raises, and costs 1.14 against 1.13 CPU-ms for 500 x 375 px. GPUs: not measured.
@@ -47,7 +56,9 @@ def decode(encoded: Node, device: str, hardware_share: float = HARDWARE_DECODER_
         "jpeg_fancy_upsampling": True,
     }
     if device == "mixed":
-        options |= MIXED_DECODER_HINTS | {"hw_decoder_load": hardware_share}
+        options["hw_decoder_load"] = hardware_share
+        if reserve:
+            options |= memory_hints(Pipeline.current().num_threads)
     if not region:
         size = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.INT32)
         region = {"start": types.Constant(np.zeros(2, dtype=np.int32)), "shape": size[0:2]}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, types
 from nvidia.dali.pipeline import OperatorConcurrency
+from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray, to_torch_type
 
 from .decode import HARDWARE_DECODER_SHARE
 from .image_set import ImageSet
@@ -47,6 +48,13 @@ def as_torch(output: Any) -> torch.Tensor:
     return torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
 
 
+def copied(output: Any, device: torch.device, stream: torch.cuda.Stream | None) -> torch.Tensor:
+    """The same in torch's own memory."""
+    dense = output.as_tensor()
+    own = torch.empty(dense.shape(), dtype=to_torch_type[dense.dtype], device=device)
+    return feed_ndarray(dense, own, stream).permute(0, 3, 1, 2)
+
+
 class _Loader:
     """What both loaders share: the device's names, and running a pipeline."""
 
@@ -60,7 +68,9 @@ class _Loader:
         dtype: torch.dtype,
         bad_sample: BadSample,
         backend: Backend,
+        copies: bool,
     ) -> None:
+        self.copies = copies
         self.images, self.dtype, self.bad_sample = images, dtype, bad_sample
         self.device = torch.device(device, device_id) if device == "cuda" else torch.device(device)
         self.dali_device = "gpu" if device == "cuda" else "cpu"
@@ -78,7 +88,7 @@ class _Loader:
     def _run(self, pipeline: Pipeline, images: np.ndarray, views: np.ndarray) -> Batch:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         (output,) = pipeline.run(stream)
-        pixels = as_torch(output)
+        pixels = copied(output, self.device, stream) if self.copies else as_torch(output)
         if self.dtype == torch.bfloat16 and pixels.dtype != torch.uint8:
             native = self.backend == "native"
             pixels = pixels.view(torch.bfloat16) if native else pixels.to(torch.bfloat16)
@@ -127,12 +137,15 @@ class TrainLoader(_Loader):
         bad_sample: BadSample = "raise",
         max_bad_fraction: float = 0.01,
         backend: Backend = "graph",
+        copies: bool = False,
     ) -> None:
-        """dtype: that of the images, but for augment.normalize off, which gives uint8.
+        """dtype: that of the images, but for augment.normalize off, which gives uint8. copies: batches in torch's own
+        memory. Else a thread of DALI waits for the whole device when a batch is dropped, which breaks the recording of
+        a CUDA graph.
 
         ValueError for an unknown policy, a decoder that the device lacks, or a native backend that is not built.
         """
-        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend, copies)
         self.sampler, self.augment, self.seed = sampler, augment, seed
         self.decoder, self.hardware_decoder_share = decoder, hardware_decoder_share
         self.policy = build_policy(augment)
@@ -234,12 +247,14 @@ class ValidationLoader(_Loader):
         dtype: torch.dtype = torch.float32,
         bad_sample: BadSample = "raise",
         backend: Backend = "graph",
+        copies: bool = False,
     ) -> None:
-        """bad_sample `replace` leaves bad images out, since nothing can stand in for them in a score.
+        """bad_sample `replace` leaves bad images out, since nothing can stand in for them in a score. copies: as the
+        training loader's.
 
         ValueError for a crop ratio outside (0, 1], or a native backend that is not built.
         """
-        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend)
+        super().__init__(images, device, device_id, num_threads, prefetch, dtype, bad_sample, backend, copies)
         if not 0 < crop_ratio <= 1:
             raise ValueError(f"eval.crop_ratio must be above 0 and at most 1, got {crop_ratio}")
         self.sampler = sampler

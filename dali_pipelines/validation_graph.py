@@ -57,7 +57,7 @@ def build_validation_pipeline(
             return native_graph.validation_view(encoded, image_size_px, resized, mean, std, dtype)
         target = shorter_side_to(resized, fn.peek_image_shape(encoded, adjust_orientation=False))
         start = round_half_even((target - float(image_size_px)) * 0.5)
-        images = decode(encoded, decode_on, hardware_decoder_share)
+        images = decode(encoded, decode_on, hardware_decoder_share, reserve=False)
         if device == "gpu" and decode_on == "cpu":
             images = images.gpu()
         images = resize_bicubic(images, target)

@@ -125,13 +125,21 @@ def train_loader(config: Config, images: ImageSet, ranks: Ranks, precision: str)
         seed=config.runtime.seed,
         bad_sample=config.data.bad_sample,
         max_bad_fraction=config.data.max_bad_fraction,
+        copies=bool(config.runtime.cuda_graphs),
     )
 
 
 def validation_loader(
-    data: DataConfig, evaluation: EvalConfig, images: ImageSet, image_size_px: int, ranks: Ranks, precision: str
+    data: DataConfig,
+    evaluation: EvalConfig,
+    images: ImageSet,
+    image_size_px: int,
+    ranks: Ranks,
+    precision: str,
+    *,
+    copies: bool = False,
 ) -> ValidationLoader:
-    """Every image once, over all ranks."""
+    """Every image once, over all ranks; copies: as the loader's, for runs with CUDA graphs."""
     sampler = ValidationSampler(
         len(images), batch_size=evaluation.batch_size_per_device, rank=ranks.rank, world_size=ranks.world_size
     )
@@ -151,6 +159,7 @@ def validation_loader(
         hardware_decoder_share=hardware_decoder_share(data),
         dtype=image_dtype(precision),
         bad_sample=data.bad_sample,
+        copies=copies,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -41,8 +41,17 @@ def head_logits(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, .
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, precision: str) -> Scores:
-    """Scores `model` over all ranks' batches; every rank returns the same. The model is left in its former mode."""
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    precision: str,
+    begin: Callable[[], object] = lambda: None,
+) -> Scores:
+    """Scores `model` over all ranks' batches; every rank returns the same. The model is left in its former mode.
+
+    begin: called before each batch, where CUDA graphs want to know that what the last one left may be overwritten.
+    """
     was_training = model.training
     model.eval()
     # hits[k, head] and the number of images, summed on the device: the host waits once, at the end
@@ -51,6 +60,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, precision
     heads = 1
     start = time.perf_counter()
     for batch in batches:
+        begin()
         with autocast(precision, ranks.device):
             logits = head_logits(model, batch.images)
         heads = len(logits)

@@ -32,6 +32,12 @@ class Lamb(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, which leaves the number of steps where the checkpoint was read: on the CPU."""
+        super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            state["step"] = state["step"].to(p.device)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of all parameters that have a gradient."""

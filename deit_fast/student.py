@@ -61,9 +61,12 @@ def compile_blocks(
 ) -> None:
     """Compiles block by block: one small graph used for all, and DDP keeps overlapping its all-reduce between them.
 
+    Torch would cut the graphs further, where DDP's buckets end: the first after 1 MiB, in the middle of a block.
+
     cuda_graphs: they are recorded once and replayed, which saves the host's launches. subset: the batch of a branch
     differs from block to block, which one graph has to serve. A graph break in a DeiT is an error, not a slow place.
     """
+    torch._dynamo.config.optimize_ddp = False
     blocks = getattr(student, "blocks", None)
     mode = "reduce-overhead" if cuda_graphs else None
     for module in blocks if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else [student]:

@@ -65,7 +65,13 @@ class Trainer:
         self.train_loader = train_loader(config, train_images, ranks, self.precision)
         self.sampler = self.train_loader.sampler
         self.val_loader = validation_loader(
-            config.data, config.eval, val_images, config.model.image_size_px, ranks, self.precision
+            config.data,
+            config.eval,
+            val_images,
+            config.model.image_size_px,
+            ranks,
+            self.precision,
+            copies=bool(config.runtime.cuda_graphs),
         )
         self.last_step = self.sampler.steps_per_epoch * config.schedule.epochs
 
@@ -242,10 +248,12 @@ class Trainer:
         }
         if epoch % self.config.eval.every_epochs == 0 or state.step == self.last_step:
             self.watchdog.beat(state.step)
-            self.scores = evaluate(self.student, self.val_loader, self.ranks, self.precision)
+            state.optimizer.zero_grad()  # of no more use: room for the evaluation, and a CUDA graph's path ends
+            begin = self.train_step.begin
+            self.scores = evaluate(self.student, self.val_loader, self.ranks, self.precision, begin)
             row["val"] = self.scores.as_dict()
             if state.ema:
-                self.ema_scores = evaluate(state.ema.module, self.val_loader, self.ranks, self.precision)
+                self.ema_scores = evaluate(state.ema.module, self.val_loader, self.ranks, self.precision, begin)
                 row["val_ema"] = self.ema_scores.as_dict()
             scored = top1_line(self.scores, self.ema_scores)
             self.live.say(f"{self.title}  epoch {epoch}  loss {sums.mean_loss:.3f}  {scored}")

@@ -6,6 +6,7 @@ import torch
 from nvidia.dali import backend, fn, pipeline_def
 
 from deit_fast.benchmarks.loader_stages import stage_pipeline
+from deit_fast.dali_pipelines.decode import RESERVED_DEVICE_BYTES, RESERVED_HOST_BYTES, memory_hints
 from deit_fast.dali_pipelines.image_folder import scan_image_folder
 from deit_fast.dali_pipelines.loader import TrainLoader, ValidationLoader
 from deit_fast.dali_pipelines.read_ahead import ReadAhead
@@ -89,6 +90,15 @@ def test_the_gpus_decoder_sees_what_the_cpus_sees_and_reserves_its_memory(varian
     assert decoder["adjust_orientation"] is False
     for hint in ("hw_decoder_load", "preallocate_width_hint", "device_memory_padding", "host_memory_padding"):
         assert decoder[hint] > 0
+
+
+def test_the_decoders_memory_does_not_grow_with_the_threads():
+    """DALI reserves `device_memory_padding` for each of a pipeline's threads, `host_memory_padding` twice."""
+    for threads in (2, 4, 32, 224):
+        hints = memory_hints(threads)
+        assert hints["device_memory_padding"] * threads <= RESERVED_DEVICE_BYTES
+        assert hints["host_memory_padding"] * threads <= RESERVED_HOST_BYTES
+    assert memory_hints(4)["device_memory_padding"] == 211025920
 
 
 def test_the_decode_stage_decodes_as_the_loader(few_digits):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from backward_walk import gradients_by_walk
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from deit_fast.activations import count_activations
@@ -154,6 +156,27 @@ def test_blocks_compile_without_a_break_under_autocast(drop_path):
     for name, true in exact.items():
         assert (compiled[name] - true).norm() <= 2 * (plain[name] - true).norm() + 1e-3 * true.norm(), name
     assert drop_path == "subset" or len(graphs) == 3
+
+
+def test_ddp_does_not_cut_a_block(tmp_path):
+    """One graph for the blocks and one for the last, though a block is larger than DDP's first bucket of 1 MiB."""
+    model = DeiT(DeiTShape(256, 3, 4, 8, 32), image_size_px=32, num_classes=5, attention="sdpa")
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compile_blocks(model, backend=count)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        student = DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=True)
+        for _ in range(2):
+            student(images()).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert len(graphs) == 2
 
 
 @pytest.mark.parametrize("depth", [5, pytest.param(12, marks=pytest.mark.slow)])

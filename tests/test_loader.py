@@ -236,6 +236,14 @@ def test_a_batch_lives_until_the_next_is_asked_for(images):
         assert torch.equal(batch.images, expected)
 
 
+def test_a_batch_in_torchs_own_memory_stays(images):
+    kept = take(images, 0, 4)
+    batches = TrainLoader(images, sampler(images), AUGMENT, seed=3, prefetch=2, copies=True).batches(0, 4)
+    for batch, (expected, _, _) in zip(list(batches), kept, strict=True):
+        assert torch.equal(batch.images, expected)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
 def test_erasing_modes(images, mode):
     """Two rectangles at most; each of noise per pixel, of one colour, or of zeros (the mean colour)."""

@@ -159,6 +159,19 @@ def test_lamb_leaves_everything_as_it_is_when_it_is_told_to():
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
+def test_lamb_takes_its_state_to_the_weights_device():
+    """A checkpoint is read on the CPU; torch moves all of it but the number of steps."""
+    trained = torch.nn.Parameter(torch.ones(4, 3))
+    saved = Lamb([{"params": [trained]}], lr=1e-2)
+    trained.grad = torch.ones(4, 3)
+    saved.step()
+    elsewhere = torch.nn.Parameter(torch.ones(4, 3, device="meta"))
+    resumed = Lamb([{"params": [elsewhere]}], lr=1e-2)
+    resumed.load_state_dict(saved.state_dict())
+    devices = {name: value.device.type for name, value in resumed.state[elsewhere].items()}
+    assert devices == dict.fromkeys(("step", "exp_avg", "exp_avg_sq"), "meta")
+
+
 def test_lamb_is_chosen_by_name():
     built = build_optimizer(torch.nn.Linear(2, 2), OptimConfig(name="lamb", scale_lr=False), global_batch_size=2048)
     assert isinstance(built, Lamb)

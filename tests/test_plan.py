@@ -12,7 +12,7 @@ from deit_fast.budget import IMAGENET_TRAIN_IMAGES
 from deit_fast.cli import main
 from deit_fast.config import Config, DataConfig, DistillConfig, EvalConfig, ModelConfig, OptimConfig, RuntimeConfig
 from deit_fast.config_rules import check_config
-from deit_fast.dali_pipelines.decode import MIXED_DECODER_HINTS
+from deit_fast.dali_pipelines.decode import RESERVED_DEVICE_BYTES
 from deit_fast.gpus import GPUS, find_gpu, gpu_of_driver
 from deit_fast.planning.anchors import (
     STAND_INS,
@@ -104,8 +104,8 @@ def test_memory_by_part_and_the_largest_batch():
     memory = plan_memory(CONFIG, BASE, TEACHER, 80 * 10**9, recompute=False)
     on_cpu = replace(CONFIG, data=DataConfig(decoder="cpu"))
     without = plan_memory(on_cpu, BASE, TEACHER, 80 * 10**9, recompute=False)
-    padding = MIXED_DECODER_HINTS["device_memory_padding"]
-    assert memory.parts["loader and mixing"] - without.parts["loader and mixing"] == padding
+    reserved = memory.parts["loader and mixing"] - without.parts["loader and mixing"]
+    assert reserved == RESERVED_DEVICE_BYTES == 4 * 211025920
     assert memory.parts["weights (fp32)"] == memory.parts["gradients (fp32)"] == 4 * BASE.parameters
     assert memory.parts["optimizer (two moments)"] == 8 * BASE.parameters
     assert memory.parts["activations"] == 128 * 60 * MIB

@@ -104,6 +104,17 @@ def test_every_precision_and_distillation_trains(few_digits, tmp_path, teacher_c
     assert math.isfinite(rows(tmp_path / "run")[0]["loss"])
 
 
+def test_an_evaluation_begins_each_batch_as_a_step_does(few_digits, tmp_path):
+    """With CUDA graphs, else what is recorded grows by all batches of an evaluation; no gradient is kept meanwhile."""
+    trainer = Trainer(config(few_digits, tmp_path / "run", "--schedule.epochs", "1", recipe="demo_student"), ALONE)
+    kept = []
+    trainer.train_step.begin = lambda: kept.append(sum(p.grad is not None for p in trainer.student.parameters()))
+    trainer.fit()
+    assert len(kept) == STEPS_PER_EPOCH + 2 * len(list(trainer.val_loader))  # the student's, and its moving average's
+    assert all(count > 0 for count in kept[1:STEPS_PER_EPOCH])
+    assert set(kept[STEPS_PER_EPOCH:]) == {0}
+
+
 def test_precisions_agree_in_the_first_loss(few_digits, tmp_path):
     losses = {}
     for precision in ("fp32", "bf16", "fp16"):

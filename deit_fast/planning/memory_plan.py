@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deit_fast.activations import Activations
 from deit_fast.config import Config
-from deit_fast.dali_pipelines.decode import MIXED_DECODER_HINTS
+from deit_fast.dali_pipelines.decode import RESERVED_DEVICE_BYTES
 from deit_fast.data import prefetch
 from deit_fast.memory import USABLE
 
@@ -60,7 +60,7 @@ def _once(
 ) -> dict[str, int]:
     """What does not grow with the batch. AdamW and LAMB hold two moments of each weight."""
     weights = FULL * student.parameters
-    decoder = 0 if config.data.decoder == "cpu" else MIXED_DECODER_HINTS["device_memory_padding"]
+    decoder = 0 if config.data.decoder == "cpu" else RESERVED_DEVICE_BYTES
     return {
         "weights (fp32)": weights,
         "gradients (fp32)": weights,
