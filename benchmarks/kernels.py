@@ -21,6 +21,7 @@ from deit_fast.gpus import Gpu, gpu_of_driver
 from .kernel_contenders import Contest, Function, Sizes, contests
 from .table import print_table
 from .timing import Timing
+from .tune.search import first_line
 
 CHECKED_IMAGES = 4
 FLOOR = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -64,7 +65,7 @@ def contenders(contest: Contest, compiled: bool) -> dict[str, Function]:
     """Each backend, and the reference compiled."""
     functions = {name: contest.run(backend) for name, backend in contest.backends.items()}
     if compiled:
-        functions["torch.compile"] = torch.compile(contest.run("reference"))
+        functions["torch.compile"] = torch.compile(contest.run("reference"), dynamic=False)  # as a run
     return functions
 
 
@@ -114,17 +115,27 @@ def measure_kernels(
         if only and contest.name not in only:
             continue
         functions = contenders(contest, compiled)
-        correct = {name: is_correct(checked, function) for name, function in functions.items()}
-        timed = time_contest(contest, {n: f for n, f in functions.items() if correct[n]}, turns, device)
-        rows += [kernel_row(contest, name, timed.get(name), gpu, sizes.batch) for name in functions]
+        fails = {name: why_not(checked, function) for name, function in functions.items()}
+        timed = time_contest(contest, {n: f for n, f in functions.items() if fails[n] is None}, turns, device)
+        rows += [kernel_row(contest, name, timed.get(name), gpu, sizes.batch, fails[name] or "") for name in functions]
     return rows
 
 
-def kernel_row(contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None, batch: int) -> dict[str, Any]:
-    """Of one implementation, from the seconds of its turns on `batch` images; None: it is wrong, and was not timed."""
+def why_not(contest: Contest, function: Function) -> str | None:
+    """What keeps an implementation from being timed: `wrong`, or its error; None: nothing."""
+    try:
+        return None if is_correct(contest, function) else "wrong"
+    except Exception as error:  # noqa: BLE001 - compilers and drivers fail with anything; the others are still timed
+        return first_line(error)
+
+
+def kernel_row(
+    contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None, batch: int, fails: str = "wrong"
+) -> dict[str, Any]:
+    """Of one implementation, from the seconds of its turns on `batch` images; None: it `fails`, and was not timed."""
     row: dict[str, Any] = {"workload": contest.name, "name": name}
     if seconds is None:
-        return row | {"correct": False}
+        return row | {"correct": False, "fails": fails}
     median = statistics.median(seconds)
     p20, *_, p80 = statistics.quantiles(seconds, n=5, method="inclusive") if len(seconds) > 1 else (median, median)
     row |= {"correct": True, **Timing([batch] * len(seconds), seconds, warm_up_turns=1).row()}
@@ -154,7 +165,7 @@ def show_kernels(rows: list[dict[str, Any]], title: str) -> None:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     names = row["workload"], row["name"]
     if not row["correct"]:
-        return *names, "wrong", "-", "-", "-", "-"
+        return *names, row["fails"], "-", "-", "-", "-"
     return (
         *names,
         f"{row['ms']:.3f}",

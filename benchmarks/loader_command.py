@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from deit_fast.budget import REQUIRED_IMAGES_PER_SECOND
 from deit_fast.config_file import config_as_dict
 from deit_fast.distributed import process_group
 from deit_fast.open_images import open_images
+from deit_fast.start_report import prepare_host
 from deit_fast.tuned import apply_first_ranks_tuned
 
 from .loader import time_loader
@@ -26,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--images", type=int, default=PHOTOGRAPHS, help="images that are made when data.path is not given"
     )
-    parser.add_argument("--images-per-turn", type=int, default=512, help="images of one turn")
+    parser.add_argument("--images-per-turn", type=int | None, help="of one turn; default: 512, on a GPU 50 batches")
     parser.add_argument("--against", default="", metavar="PEER,PEER", help=f"of {', '.join(PEERS)}: in the same turns")
     parser.add_argument(
         "--packed", metavar="DIR", help="ours on it too: the same images by `deit-fast data pack`, shrunk or not"
@@ -39,9 +42,10 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--packed {packed} is no folder; `deit-fast data pack --output {packed}` makes it")
     with process_group(config.runtime.device) as ranks:
         config = apply_first_ranks_tuned(config, ranks)
+        prepare_host(config, ranks)
         config, source = with_images(config, options.images, ranks)
         batch = config.runtime.batch_size_per_device
-        count = max(2, options.images_per_turn // batch)
+        count = max(2, (options.images_per_turn or images_per_turn(batch, ranks.device)) // batch)
         timings = time_loader(
             config,
             ranks,
@@ -60,6 +64,11 @@ def run(arguments: Sequence[str]) -> int:
         if ranks.is_main:
             say_demand(timings, size)
     return 0
+
+
+def images_per_turn(batch: int, device: torch.device) -> int:
+    """On a GPU enough for what begins a turn, filling the pipeline, to be a small part of it."""
+    return 50 * batch if device.type == "cuda" else 512
 
 
 def say_demand(timings: Timings, bytes_per_image: float) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from os import fsdecode
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,30 @@ def count_images(batches: Iterable[Batch], device: torch.device) -> int:
     return images
 
 
+class LoaderTurn:
+    """A turn of `count` batches from a pipeline built for it, so that nothing is left to be done in another's turn.
+
+    On a GPU some batches before them are not measured, and more are asked for than are taken: the pipeline is as full
+    at both ends as in a run. On a CPU the work is the same from the first, and is measured whole.
+    """
+
+    def __init__(self, loader: TrainLoader, count: int, consume: Callable[[Iterable[Batch]], int]) -> None:
+        ahead = int(loader.pipeline_options["prefetch_queue_depth"]) + 2 if loader.device.type == "cuda" else 0
+        self.batches, self.count, self.consume = loader.batches(0, count + 2 * ahead), count, consume
+        if ahead:
+            consume(islice(self.batches, ahead))
+
+    def __call__(self) -> int:
+        return self.consume(islice(self.batches, self.count))
+
+    def finish(self) -> None:
+        """Ends the pipeline."""
+        self.batches.close()
+
+
 def our_train_turn(loader: TrainLoader, count: int) -> Prepare:
-    """A turn of `count` batches from a pipeline built for it: nothing is left to be computed in another's turn."""
-    return lambda: partial(count_images, loader.batches(0, count), loader.device)
+    """A turn of `count` batches that are only taken."""
+    return lambda: LoaderTurn(loader, count, partial(count_images, device=loader.device))
 
 
 def stage_turn(loader: TrainLoader, count: int, *, decodes: bool) -> Prepare:

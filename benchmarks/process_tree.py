@@ -22,7 +22,7 @@ class Process(NamedTuple):
 
 
 class Stopwatch:
-    """Wall and CPU time between its making and `read`, of this process and all below it, the ended ones included.
+    """Wall and CPU time between its making, or `start`, and `read`, of this process and all below it, ended ones too.
 
     Linux tells CPU time in microseconds for ourselves, in 1/100 s for others that live. Its own walks through
     /proc are in neither.
@@ -30,6 +30,10 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.cpu_below = _seconds_below()
+        self.start()
+
+    def start(self) -> None:
+        """Begins anew without another walk, which takes the longer the more processes the machine has."""
         self.cpu_own, self.wall = _own_seconds(), time.perf_counter()
 
     def read(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from deit_fast.config import Config
 from deit_fast.config_file import config_as_dict
 from deit_fast.distributed import Ranks, process_group
+from deit_fast.start_report import prepare_host
 from deit_fast.tuned import apply_first_ranks_tuned
 
 from .assembled import assemble
@@ -28,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--against {options.against}: the step is measured against {TIMM}")
     with process_group(config.runtime.device) as ranks:
         config = apply_first_ranks_tuned(config, ranks)
+        prepare_host(config, ranks)
         measure_step(config, ranks, options)
     return 0
 

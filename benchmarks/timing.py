@@ -139,9 +139,10 @@ def time_in_turns(
 def _take_turn(prepare: Prepare, timing: Timing, ranks: Ranks | None, meter: MemoryMeter) -> None:
     turn = prepare()
     meter.reset()
+    stopwatch = Stopwatch()
     if ranks is not None:
         ranks.barrier()
-    stopwatch = Stopwatch()
+    stopwatch.start()
     images = turn()
     if ranks is not None:
         ranks.barrier()

@@ -9,6 +9,7 @@ from deit_fast.config_file import config_as_dict
 from deit_fast.dali_pipelines.image_set import ImageSet
 from deit_fast.distributed import Ranks, process_group
 from deit_fast.open_images import open_images
+from deit_fast.start_report import prepare_host
 from deit_fast.tuned import apply_first_ranks_tuned
 
 from .assembled import Assembled, assemble, by_itself
@@ -47,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     against = parse_against(options.against)
     with process_group(config.runtime.device) as ranks:
         config = apply_first_ranks_tuned(config, ranks)
+        prepare_host(config, ranks)
         config, source = with_images(config, options.images, ranks)
         measure_train(config, ranks, options, source, against)
     return 0

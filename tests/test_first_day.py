@@ -147,8 +147,16 @@ def test_the_budget_and_the_kernels_are_held_to_their_promise(tmp_path):
     assert not held
     assert text.startswith("92.7 images/s a device. The budget is missed")
     assert add("kernels") == "1 rows: title"
-    with pytest.raises(StepError, match="wrong: triton of attention"):
-        add("kernels", rows=[rows[0] | {"correct": False}])
+    other = {
+        "workload": "attention",
+        "name": "sdpa_cudnn",
+        "correct": False,
+        "fails": "RuntimeError: No available kernel",
+    }
+    assert add("kernels", rows=[rows[0], other]) == "2 rows: title"
+    for name, fails in (("triton", "wrong"), ("triton", "OutOfResources: shared memory"), ("sdpa_cudnn", "wrong")):
+        with pytest.raises(StepError, match=f"{name} of attention: {fails}"):
+            add("kernels", rows=[other | {"name": name, "fails": fails}])
 
 
 @pytest.mark.skipif(not is_available(), reason="the native operators are not built, and there is no GPU to compare")

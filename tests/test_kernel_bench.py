@@ -8,7 +8,7 @@ import torch
 import triton
 
 from deit_fast.benchmarks.kernel_contenders import Sizes, contests
-from deit_fast.benchmarks.kernels import _seconds, fastest, is_correct
+from deit_fast.benchmarks.kernels import _seconds, fastest, is_correct, measure_kernels, show_kernels
 from deit_fast.benchmarks.speed_of_light import CHIPS, bounds
 from deit_fast.cli import main
 from deit_fast.kernels.cases import all_cases
@@ -45,6 +45,18 @@ def test_a_wrong_kernel_is_not_timed():
     assert is_correct(contest, right)
     assert not is_correct(contest, lambda x, bias: torch.nn.functional.gelu(x + bias, approximate="tanh") * 1.01)
     assert not is_correct(contest, lambda x, bias: right(x, bias) * float("nan"))
+
+
+def test_a_contender_that_does_not_run_is_told(monkeypatch):
+    def no_kernel(_qkv, _backend="sdpa"):
+        raise RuntimeError("No available kernel. Aborting execution.\nmore")
+
+    monkeypatch.setattr("deit_fast.benchmarks.kernel_contenders.attention", no_kernel)
+    rows = measure_kernels(Sizes(batch=2, tokens=5), torch.float32, "cpu", turns=1, compiled=False)
+    fails = {row["workload"]: row.get("fails") for row in rows}
+    assert fails.pop("attention") == "RuntimeError: No available kernel. Aborting execution."
+    assert set(fails.values()) == {None}
+    show_kernels(rows, "title")
 
 
 def test_a_wrong_gradient_is_found_however_small_gradients_are():

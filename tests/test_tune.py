@@ -16,7 +16,7 @@ from deit_fast.benchmarks.tune import questions as asked
 from deit_fast.benchmarks.tune.answer import Tried, choose, judge
 from deit_fast.benchmarks.tune.journal import ENDED, Journal
 from deit_fast.benchmarks.tune.question import Candidate, CandidateError, Question
-from deit_fast.benchmarks.tune.search import Search
+from deit_fast.benchmarks.tune.search import WARM_UPS, Search
 from deit_fast.cli import main
 from deit_fast.config import Config, DataConfig, ModelConfig
 from deit_fast.kernels.cpu import library
@@ -83,6 +83,27 @@ def test_the_fastest_correct_candidate_is_chosen_and_written(tmp_path):
     assert by_name["2"]["times_default"] == 3
     assert lines[0].startswith("prefetch: 2 (6 ")
     assert "1 not used: CandidateError: odd" in lines[0]
+
+
+def test_a_candidate_without_memory_beside_the_others_is_left_out(tmp_path, monkeypatch):
+    """Alone it had enough; the rest of the question is answered."""
+
+    class Large(Costs):
+        def ready(self, config):
+            repeat = super().ready(config)
+
+            def turn(count, calls=iter(range(100))):  # noqa: B008 - one count for all turns
+                if config.data.prefetch == 4 and next(calls) >= WARM_UPS:
+                    raise torch.OutOfMemoryError("8 GiB")
+                return repeat(count)()()
+
+            return lambda count: lambda: lambda: turn(count)
+
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.SECONDS_OF_A_TURN", 0.0)
+    _, journal, lines = run(tmp_path / "t.yaml", [prefetch_question(2, 4, 6)], Large())
+    assert "4 not used: OutOfMemoryError: 8 GiB" in lines[0]
+    (answer,) = journal.answers.values()
+    assert [one.fails is None for one in answer.candidates] == [True, False, True]
 
 
 def test_what_the_user_set_is_not_asked(tmp_path):

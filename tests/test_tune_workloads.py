@@ -1,6 +1,7 @@
 """What `deit-fast tune` measures is right: wrong gradients, logits and images are found before they are timed."""
 
 import math
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 from small_runs import ALONE, MINI
 
+from deit_fast.benchmarks.tune.journal import Journal
 from deit_fast.benchmarks.tune.loader_workload import BATCHES_IN_A_TURN, LoaderWorkload
 from deit_fast.benchmarks.tune.question import CandidateError
+from deit_fast.benchmarks.tune.questions import BATCH_FACTORS, QUESTIONS
+from deit_fast.benchmarks.tune.search import Search
 from deit_fast.benchmarks.tune.step_workload import StepWorkload, with_batch_size
 from deit_fast.benchmarks.tune.teacher_workload import TeacherWorkload
 from deit_fast.config import AugmentConfig, DataConfig
@@ -17,6 +21,7 @@ from deit_fast.kernels.attention import op as attention_op
 from deit_fast.kernels.attention.reference import attention_reference
 from deit_fast.model import create_student
 from deit_fast.open_images import open_images
+from deit_fast.student import compile_blocks
 from deit_fast.tuned import with_values
 from deit_fast.utilisation import forward_flops
 
@@ -45,6 +50,27 @@ def test_the_step_takes_what_the_loader_gives_it(erase_probability, dtype):
     workload = StepWorkload(ALONE, 1000)
     assert workload.build(config)[1].images.dtype == dtype
     assert workload.check(config) < 1e-4
+
+
+@pytest.mark.slow
+def test_all_batch_sizes_of_a_gpu_are_compiled_beside_each_other(monkeypatch, tmp_path):
+    """Each needs two graphs of the same code, and torch by itself stops at eight."""
+
+    def compile_cheaply(_config, student):
+        compile_blocks(student, backend="eager")
+
+    monkeypatch.setattr("deit_fast.benchmarks.tune.step_workload.compile_student", compile_cheaply)
+    monkeypatch.setattr("deit_fast.benchmarks.tune.step_workload.IMAGES_ON_CPU", 1024)
+    monkeypatch.setattr("deit_fast.benchmarks.tune.questions.BATCH_FACTORS_ON_CPU", BATCH_FACTORS)
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.SECONDS_OF_A_TURN", 0.0)
+    monkeypatch.setattr("deit_fast.benchmarks.tune.search.TURNS", (1, 1))
+    config = with_values(with_batch_size(MINI, 8), {"runtime.compile": True, "runtime.precision": "fp32"})
+    question = next(question for question in QUESTIONS if question.name == "batch size")
+    journal = Journal(tmp_path / "tuned.yaml", {}, {}, [])
+    search = Search(config, ALONE, {"step": StepWorkload(ALONE, 1000)}, journal, time.monotonic() + 600, print)
+    torch.compiler.reset()
+    answer = search.ask(question, question.candidates(config, ALONE), {})
+    assert [one.fails for one in answer.candidates] == [None] * len(BATCH_FACTORS)
 
 
 @pytest.mark.parametrize("backend", ["sdpa_flash", "sdpa_cudnn", "triton"])

@@ -143,9 +143,10 @@ def read_tuned(path: Path) -> str:
 def read_bench(path: Path, what: str) -> str:
     """The newest record: its verdict, or its fastest row; StepError for a wrong kernel or a budget that is missed."""
     record = [record for record in read_records(str(path)) if record["bench"] == what][-1]
-    wrong = [f"{row['name']} of {row['workload']}" for row in record["rows"] if row.get("correct") is False]
-    if wrong:
-        raise StepError(f"wrong: {', '.join(wrong)}")
+    fails = [row for row in record["rows"] if row.get("correct") is False]
+    # that another's does not run here is told in its row; only ours has to
+    if bad := [row for row in fails if row["fails"] == "wrong" or row["name"] == "triton"]:
+        raise StepError("; ".join(f"{row['name']} of {row['workload']}: {row['fails']}" for row in bad))
     verdict = record["verdict"]
     if verdict is None:
         return f"{len(record['rows'])} rows: {record['title']}"

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from deit_fast.benchmarks.loader import count_images
+from deit_fast.benchmarks.loader_stages import LoaderTurn, count_images
 from deit_fast.benchmarks.timing import Prepare
 from deit_fast.config import Config
 from deit_fast.dali_pipelines.image_set import ImageSet
@@ -70,7 +70,7 @@ class LoaderWorkload:
         consume = self._training(config, loader) if on_gpu else partial(count_images, device=self.ranks.device)
 
         def prepare(count: int) -> Prepare:
-            return lambda: partial(consume, loader.batches(0, count * BATCHES_IN_A_TURN))
+            return lambda: LoaderTurn(loader, count * BATCHES_IN_A_TURN, consume)
 
         return prepare
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from deit_fast.benchmarks.timing import Contender, Timing, time_in_turns
+from deit_fast.benchmarks.timing import Contender, Prepare, Timing, Turn, time_in_turns
 from deit_fast.config import Config
 from deit_fast.distributed import Ranks
+from deit_fast.memory import is_out_of_memory
 from deit_fast.tuned import with_values
 
 from .answer import Answer, Tried, judge
@@ -36,6 +37,14 @@ class Ready(NamedTuple):
     repeat: Repeat
     seconds: float
     """Of one piece of its work."""
+
+
+class TurnError(RuntimeError):
+    """Memory ran out in the turn of a candidate, which had enough when it was alone."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -98,13 +107,25 @@ class Search:
                 self.give_up(question, one)
         if not ready:
             raise RuntimeError(f"no candidate for {question.name} works here: {tried[0].fails}")
-        timings = time_ready(ready, self.deadline)
+        timings = self.time_what_fits(tried, ready)
         by_cpu_time = self.ranks.device.type == "cpu" and not question.by_speed
         answer = judge(question.name, tried, timings, "CPU time" if by_cpu_time else "images/s", dict(chosen))
         answer.only_told = question.only_told
         ready.clear()
         free_memory(self.ranks)
         return answer
+
+    def time_what_fits(self, tried: list[Tried], ready: dict[str, Ready]) -> dict[str, Timing]:
+        """Of the candidates that are ready; one that finds no memory beside the others is told, and left out."""
+        while True:
+            try:
+                return time_ready(ready, self.deadline)
+            except TurnError as error:
+                if len(ready) == 1:
+                    raise
+                next(one for one in tried if one.name == error.name).fails = str(error)
+                del ready[error.name]
+            collect_memory(self.ranks)  # when the error, which holds its turn's tensors, is gone
 
     def give_up(self, question: Question, one: Tried) -> None:
         """RuntimeError: after an illegal access no call of this process works, but those of the next will."""
@@ -143,13 +164,27 @@ def first_line(error: BaseException) -> str:
 
 
 def time_ready(ready: dict[str, Ready], deadline: float) -> dict[str, Timing]:
-    """Timings by name, in interleaved turns, as many as the time allows."""
+    """Timings by name, in interleaved turns, as many as the time allows. TurnError: memory ran out in one."""
     counts = {name: max(1, math.ceil(SECONDS_OF_A_TURN / max(one.seconds, 1e-6))) for name, one in ready.items()}
     round_seconds = sum(counts[name] * one.seconds for name, one in ready.items())
     budget = SHARE_OF_THE_REST * (deadline - time.monotonic())
     turns = max(TURNS[0], min(TURNS[1], int(budget / round_seconds)))
-    contenders = {Contender("tune", name): one.repeat(counts[name]) for name, one in ready.items()}
-    timings = time_in_turns(contenders, turns, warm_up_turns=0)
+    begun: list[str] = []
+
+    def noted(name: str, prepare: Prepare) -> Prepare:
+        def begin() -> Turn:
+            begun.append(name)
+            return prepare()
+
+        return begin
+
+    contenders = {Contender("tune", name): noted(name, one.repeat(counts[name])) for name, one in ready.items()}
+    try:
+        timings = time_in_turns(contenders, turns, warm_up_turns=0)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TurnError(begun[-1], first_line(error)) from None
     return {contender.name: timing for contender, timing in timings.items()}
 
 
@@ -161,14 +196,19 @@ def device_works(ranks: Ranks) -> bool:
         torch.cuda.synchronize(ranks.device)
     except RuntimeError:
         return False
-    free_memory(ranks)
+    collect_memory(ranks)
     return True
 
 
 def free_memory(ranks: Ranks) -> None:
-    """Gives back what the last candidates took."""
+    """Gives back what all candidates of a question took."""
     if "torch._dynamo" in sys.modules:  # whose import takes 4 CPU-s
         torch.compiler.reset()
+    collect_memory(ranks)
+
+
+def collect_memory(ranks: Ranks) -> None:
+    """Gives back what a candidate took that failed; the others stay compiled."""
     gc.collect()
     if ranks.device.type == "cuda":
         torch.cuda.empty_cache()

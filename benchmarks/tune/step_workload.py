@@ -24,6 +24,8 @@ from .question import CandidateError, Repeat
 CHECKED_IMAGES = 4
 IMAGES_ON_CPU = 8
 """What an image costs there hardly depends on the batch; on a GPU it does, and the run's own is timed."""
+MOST_GRAPHS = 64
+"""Of the code of a block, over all candidates of a question: torch's 8 hold for one run."""
 REFERENCE = {
     "runtime.precision": "fp32",
     "runtime.attention": "reference",
@@ -83,6 +85,7 @@ class StepWorkload:
             for number in range(count):
                 step(batch, number, groups)
             step.guard.take()  # waits for the device
+            step.optimizer.zero_grad()  # room for the others, which wait for their turns
             return count * len(batch.labels)
 
         return lambda count: lambda: lambda: turn(count)
@@ -97,6 +100,7 @@ class StepWorkload:
         state = first_state(config, classes, self.ranks, precision)
         state.scaler = torch.amp.GradScaler(self.ranks.device.type, loss_scale, enabled=state.scaler.is_enabled())
         if config.runtime.compile:
+            torch._dynamo.config.recompile_limit = MOST_GRAPHS
             compile_student(config, state.student)
         step = assemble_step(config, state, state.student.train(), teacher, self.ranks, precision)
         return step, batch, list(range(len(batch.labels) // config.mix.group_size))

@@ -174,8 +174,11 @@ def make_spec(
 
 
 @cache
-def _kernels(device: int) -> tuple[Any, dict[str, ctypes.c_void_p]]:
-    """The driver, and the functions on this device: from its own cubin where there is one, else from PTX."""
+def load_kernels(device: int) -> tuple[Any, dict[str, ctypes.c_void_p]]:
+    """The driver, and the functions on this device: from its own cubin where there is one, else from PTX.
+
+    NotBuildableError where neither was compiled.
+    """
     driver = ctypes.CDLL("libcuda.so.1")
     major, minor = torch.cuda.get_device_capability(device)
     cubin = HERE / f"twins_sm_{10 * major + minor}.cubin"
@@ -201,7 +204,7 @@ def _check(driver: Any, status: int) -> None:
 def _launch(name: str, jobs: list[Any], spec: Spec | None, device: torch.device) -> torch.Tensor:
     """One thread block a job, on torch's current stream; returns the jobs on the device, to be kept till the end."""
     index = device.index or 0
-    driver, functions = _kernels(index)
+    driver, functions = load_kernels(index)
     table = np.frombuffer(b"".join(bytes(job) for job in jobs), np.uint8).copy()
     on_device = torch.from_numpy(table).to(device)
     values = [*([spec] if spec is not None else []), ctypes.c_void_p(on_device.data_ptr())]
