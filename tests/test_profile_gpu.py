@@ -101,6 +101,18 @@ def test_a_gpus_time_is_split_and_its_idle_time_has_causes():
     assert found["idle_causes"] == pytest.approx({"waiting for data": 0.14, "the host prepares the next work": 0.36})
 
 
+def test_what_the_device_does_after_the_host_belongs_to_the_step():
+    """The rest of the backward; but not what DALI prepares for the next."""
+    late = gpu_trace()
+    late["traceEvents"] += [
+        work("gemm", 90, 60, External_id=3, correlation=15),
+        work("jpeg_decode", 150, 99, DALI_STREAM),
+    ]
+    found = idle_analysis(Trace(late))
+    assert found["ms_per_step"] == pytest.approx(0.150)
+    assert found["compute"] * 150 == pytest.approx(35 + 60)
+
+
 def test_what_a_collective_takes_longer_than_on_the_last_rank_is_waiting_for_it():
     trace = Trace(gpu_trace())
     assert [event.duration_us for event in collectives(trace)] == [20]

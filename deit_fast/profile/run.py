@@ -180,23 +180,18 @@ def _traced(trainer: Trainer, phases: Phases, folder: Path, measured: Measured) 
     if phases.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     before, phases.annotate = phases.annotate, PhaseRanges(trace_range)
-    _wait_for(phases.device)
+    if phases.device.type == "cuda":
+        torch.cuda.synchronize(phases.device)  # else work of the steps before would be missing at the start
     try:
         with (
             profile(activities=activities, profile_memory=True) as profiler,
             module_ranges(trainer.student, teacher_module(trainer)),
         ):
             yield
-            _wait_for(phases.device)  # the ranges bound what is analysed, and the device is behind the host
             phases.annotate.close()
     finally:
         phases.annotate = before
     write_trace(profiler, trace_path(folder, trainer.ranks.rank))
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def teacher_module(trainer: Trainer) -> nn.Module | None:

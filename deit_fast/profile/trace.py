@@ -83,9 +83,10 @@ class Trace:
 
     @property
     def window_us(self) -> tuple[float, float]:
-        """From the first phase to the end of the last."""
+        """From the first phase to the end of the last, or of what it launched: the device is behind the host."""
         events = self.phases or self.host
-        return min(event.start_us for event in events), max(event.end_us for event in events)
+        launched = [kernel for operator in self.operators for kernel in operator.kernels]
+        return min(event.start_us for event in events), max(event.end_us for event in [*events, *launched])
 
 
 def read_trace(path: Path) -> Trace:
