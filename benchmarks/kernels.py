@@ -18,10 +18,10 @@ from torch import Tensor
 
 from deit_fast.gpus import Gpu, gpu_of_driver
 
+from .first_line import first_line
 from .kernel_contenders import Contest, Function, Sizes, contests
 from .table import print_table
 from .timing import Timing
-from .tune.search import first_line
 
 CHECKED_IMAGES = 4
 FLOOR = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}

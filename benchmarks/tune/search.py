@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from deit_fast.benchmarks.first_line import first_line
 from deit_fast.benchmarks.timing import Contender, Prepare, Timing, Turn, time_in_turns
 from deit_fast.config import Config
 from deit_fast.distributed import Ranks
@@ -155,12 +156,6 @@ def try_one(one: Tried, config: Config, workload: Workload) -> Ready | None:
         one.fails = first_line(error)
         return None
     return Ready(repeat, seconds)
-
-
-def first_line(error: BaseException) -> str:
-    """One line of an error, which may be a page of a compiler's."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def time_ready(ready: dict[str, Ready], deadline: float) -> dict[str, Timing]:
