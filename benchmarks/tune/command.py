@@ -22,6 +22,7 @@ from deit_fast.distributed import Ranks, one_process
 from deit_fast.environment import describe_environment
 from deit_fast.interrupt import stop_signals_interrupt
 from deit_fast.open_images import open_images
+from deit_fast.start_report import prepare_host
 from deit_fast.tuned import as_text, conditions, tuned_path
 
 from .journal import Journal
@@ -60,6 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     again = [question.name for question in questions] if chosen.again else []
     with stop_signals_interrupt(), one_process(config.runtime.device, "deit-fast tune") as alone:
         ranks = as_one_of(chosen.processes or processes_here(alone.device), alone)
+        prepare_host(config, ranks)
         journal = open_journal(config, ranks, chosen.out, again)
         say(f"tuning {config.model.name} for {journal.valid_for['device']}, {ranks.cores} cores -> {journal.path}")
         values = Search(config, ranks, workloads(config, ranks), journal, deadline, say).run(questions)
