@@ -127,8 +127,8 @@ def test_memory_by_part_and_the_largest_batch():
         (8, 80, 128, 1, False),
         (4, 80, 256, 1, False),
         (1, 80, 1024, 1, False),
-        (8, 4, 16, 8, False),
-        (8, 3.2, 32, 4, True),
+        (8, 4.7, 16, 8, False),
+        (8, 3.9, 32, 4, True),
     ],
 )
 def test_the_suggested_batch_fits_and_keeps_the_recipes(gpus, memory_gb, batch, accumulate, recompute):
@@ -147,7 +147,7 @@ def test_what_train_refuses_is_not_suggested():
     """Groups of a share that is dropped may not span accumulated parts; graphs are not replayed over recomputation."""
     subset = replace(CONFIG, model=replace(CONFIG.model, drop_path_mode="subset"))
     graphs = replace(CONFIG, runtime=RuntimeConfig(compile=True, cuda_graphs=True))
-    for config, memory_gb, batch in ((subset, 4, 16), (graphs, 3.2, 4)):
+    for config, memory_gb, batch in ((subset, 4.7, 16), (graphs, 3.9, 4)):
         machine = replace(H100, gpu=replace(H100.gpu, memory_bytes=int(memory_gb * 1e9)))
         suggested = suggest_batch(config, machine, BASE, None)
         assert suggested.runtime.batch_size_per_device == batch
