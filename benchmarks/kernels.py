@@ -117,7 +117,7 @@ def measure_kernels(
         functions = contenders(contest, compiled)
         fails = {name: why_not(checked, function) for name, function in functions.items()}
         timed = time_contest(contest, {n: f for n, f in functions.items() if fails[n] is None}, turns, device)
-        rows += [kernel_row(contest, name, timed.get(name), gpu, sizes.batch, fails[name] or "") for name in functions]
+        rows += [kernel_row(contest, name, timed.get(name), gpu, sizes.batch, fails[name]) for name in functions]
     return rows
 
 
@@ -130,7 +130,7 @@ def why_not(contest: Contest, function: Function) -> str | None:
 
 
 def kernel_row(
-    contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None, batch: int, fails: str = "wrong"
+    contest: Contest, name: str, seconds: list[float] | None, gpu: Gpu | None, batch: int, fails: str | None = "wrong"
 ) -> dict[str, Any]:
     """Of one implementation, from the seconds of its turns on `batch` images; None: it `fails`, and was not timed."""
     row: dict[str, Any] = {"workload": contest.name, "name": name}

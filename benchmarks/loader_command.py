@@ -37,6 +37,8 @@ def run(arguments: Sequence[str]) -> int:
     config, options = parse_measuring(parser, arguments, "deit_tiny")
     against = [name for name in options.against.split(",") if name]
     check_peers(against)
+    if options.images_per_turn is not None and options.images_per_turn < 1:
+        raise ValueError(f"--images-per-turn must be at least 1, got {options.images_per_turn}")
     packed = Path(options.packed) if options.packed else None
     if packed is not None and not packed.is_dir():
         raise ValueError(f"--packed {packed} is no folder; `deit-fast data pack --output {packed}` makes it")

@@ -78,6 +78,11 @@ def test_loader(photographs, tmp_path, capsys):
     assert record["bytes_per_image"] == pytest.approx(mean_size)
 
 
+def test_a_loaders_turn_has_images(capsys):
+    assert main(["bench", "loader", "--images-per-turn", "0"]) == 2
+    assert "--images-per-turn must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_loader_makes_photographs_when_it_has_no_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["bench", "loader", "--images", "20", "--turns", "1", "--images-per-turn", "8"]
